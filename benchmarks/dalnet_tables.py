@@ -1,0 +1,165 @@
+"""Train the variants of DALNet behind the tables of the docs, and write their JSON.
+
+    python benchmarks/dalnet_tables.py scenes
+    python benchmarks/dalnet_tables.py sweep
+    python benchmarks/dalnet_tables.py voc-small --shared $WSSS_SHARED_DATA
+
+Each training is a process of its own with one thread (--jobs of them at a time); finished ones
+are kept below --work, so the command can be stopped and repeated. ``voc-small`` wants the
+VOCdevkit, the ImageNet MobileNet and CLIP's text embeddings below --shared.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+
+from wsss_blocks.backbones import TextBank
+from wsss_blocks.data import VOC_NAMES
+from wsss_blocks.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+PLAIN, NO_GIA, NO_LEA, CLASSIFY = ["--no-gia", "--no-lea"], ["--no-gia"], ["--no-lea"], ["--no-seg"]
+FROM_TEXT = ["--source", "text"]
+SCENES = {
+    "classification only": [*PLAIN, *CLASSIFY],
+    "decoder, no text": PLAIN,
+    "+ GIA": NO_LEA,
+    "+ LEA": NO_GIA,
+    "+ GIA + LEA (DALNet)": [],
+}
+SWEEP = {
+    f"layer {layer}, beta {beta}": ["--layer", str(layer), "--beta", str(beta)]
+    for layer, beta in itertools.product((1, 2, 3), (0.3, 0.5, 0.7))
+}
+VOC_SMALL = {
+    "plain CAM": PLAIN,
+    "+ GIA": NO_LEA,
+    "+ LEA": NO_GIA,
+    "+ GIA + LEA": [],
+    "+ LEA, pseudo-labels from the text map": [*NO_GIA, *FROM_TEXT],
+    "+ GIA + LEA, pseudo-labels from the text map": FROM_TEXT,
+}
+COLUMNS = {  # heading: (result, whether it is a share of one)
+    "CAM": "cam_miou",
+    "CAM + PAR": "cam_par_miou",
+    "text map": "text_cam_miou",
+    "text map + PAR": "text_cam_par_miou",
+    "pseudo-label": "pseudo_label_miou",
+    "decided": "pseudo_label_decided",
+    "decoder": "seg_miou",
+}
+COSTS = {
+    "train, CPU s": "train_cpu_seconds",
+    "evaluate, s": "evaluation_seconds",
+    "memory, MiB": "peak_memory_mib",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    table: tyro.conf.Positional[Literal["scenes", "sweep", "voc-small"]]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 2
+    shared: Path = Path(os.environ.get("WSSS_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    work: Path = ROOT / "runs" / "tables"
+    output: Path = ROOT / "benchmarks" / "results"
+    extra: tuple[str, ...] = ()  # more options for every training
+
+
+def clip_text(shared: Path, folder: Path) -> Path:
+    """Write the bank of the VOC names; background is the mean of CLIP's 91 stuff classes."""
+    path = folder / "voc_text.safetensors"
+    classes = np.load(shared / "clip_text" / "zegclip_voc12_single.npy").astype(np.float32)
+    coco = np.load(shared / "clip_text" / "zegclip_coco_single.npy").astype(np.float32)
+    stuff = coco[80:] / np.linalg.norm(coco[80:], axis=1, keepdims=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = "CLIP ViT-B (zegclip_voc12_single), background = mean of 91 stuff classes"
+    TextBank.from_arrays(
+        classes, stuff.mean(0, keepdims=True), names=VOC_NAMES, source=source
+    ).save(path)
+    return path
+
+
+def train(folder: Path, options: Iterable[str]) -> Path:
+    """Train and evaluate one variant, unless that has been done."""
+    if not (folder / "metrics.json").is_file():
+        script = ROOT / "examples" / "train_dalnet.py"
+        command = [sys.executable, str(script), "--output", str(folder), "--resume", *options]
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "log.txt").open("w") as log:
+            threads = os.environ | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, env=threads, stdout=log, stderr=log, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{folder} failed:\n{(folder / 'log.txt').read_text()[-2000:]}")
+    print(f"done: {folder.name}", flush=True)
+    return folder / "metrics.json"
+
+
+def main(options: Options) -> None:
+    variants = {"scenes": SCENES, "sweep": SWEEP, "voc-small": VOC_SMALL}[options.table]
+    base, work = ["--device", "cpu", *options.extra], options.work / options.table
+    notes = ["Mean and sample standard deviation over seeds; the last checkpoint, never the best."]
+    if options.table == "voc-small":
+        text = clip_text(options.shared, work)
+        weights = options.shared / "weights" / "mobilenetv1_075_imagenet.safetensors"
+        base += ["--data", "voc", "--preset", "voc-small", "--root", str(options.shared)]
+        base += ["--split", "train", "--text", str(text), "--weights", str(weights)]
+        base += ["--eval-images", "311"]
+    jobs = {
+        (name, seed): (work / f"{i}-seed{seed}", [*base, *switches, "--seed", str(seed)])
+        for i, (name, switches) in enumerate(variants.items())
+        for seed in options.seeds
+    }
+    with ThreadPoolExecutor(options.jobs) as pool:
+        paths = dict(zip(jobs, pool.map(lambda job: train(*job), jobs.values()), strict=True))
+    records = {key: read_metrics(path) for key, path in paths.items()}
+    rows, protocols = [], {}
+    for name, switches in variants.items():
+        seeds = {}
+        for seed in options.seeds:
+            record, values = records[name, seed], {}
+            for heading, result in COLUMNS.items():
+                untrained = heading.startswith("text") and {"--no-gia", "--no-lea"} <= set(switches)
+                if result in record.results and not untrained:
+                    values[heading] = round(100 * record.results[result], 2)
+                    protocols.setdefault(heading, {"line": record.protocol[result].describe()})
+            values |= {heading: record.run[key] for heading, key in COSTS.items()}
+            seeds[str(seed)] = {k: round(float(v), 2) for k, v in values.items()}
+        rows.append({"name": name, "seeds": seeds})
+    first = next(iter(records.values()))
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
+    shown = " --shared $WSSS_SHARED_DATA" if options.table == "voc-small" else ""
+    content = {
+        "command": f"python benchmarks/dalnet_tables.py {options.table}{shown}",
+        "commit": commit.stdout.strip() or "unknown",
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": first.run["hardware"],
+        "protocol": protocols,
+        "notes": notes,
+        "columns": [*COLUMNS, *COSTS],
+        "rows": rows,
+    }
+    names = {"scenes": "dalnet_scenes", "sweep": "dalnet_scenes_sweep"}
+    path = options.output / f"{names.get(options.table, 'dalnet_voc_small')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"wrote {path.name}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,69 @@
+"""Encoders of images and texts: pixels and prompts to tokens, maps and banks of text rows.
+
+Nothing here is imported before its name is used, so that the contracts (``Features``,
+``TextBank``) cost neither timm nor open_clip.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsss_blocks.backbones.create import create_encoder
+    from wsss_blocks.backbones.features import (
+        Encoder,
+        Features,
+        TextEncoder,
+        TextFeatures,
+        resize_to_stride,
+    )
+    from wsss_blocks.backbones.mobilenet import mobilenet_v1
+    from wsss_blocks.backbones.open_clip_image import OpenCLIPImageEncoder
+    from wsss_blocks.backbones.open_clip_text import OpenCLIPTextEncoder
+    from wsss_blocks.backbones.small_cnn import SmallCNN
+    from wsss_blocks.backbones.text_bank import TextBank
+    from wsss_blocks.backbones.timm_cnn import TimmCNN
+    from wsss_blocks.backbones.timm_vit import TimmViT
+
+__all__ = [
+    "Encoder",
+    "Features",
+    "OpenCLIPImageEncoder",
+    "OpenCLIPTextEncoder",
+    "SmallCNN",
+    "TextBank",
+    "TextEncoder",
+    "TextFeatures",
+    "TimmCNN",
+    "TimmViT",
+    "create_encoder",
+    "mobilenet_v1",
+    "resize_to_stride",
+]
+
+_HOME = {
+    "Encoder": "features",
+    "Features": "features",
+    "OpenCLIPImageEncoder": "open_clip_image",
+    "OpenCLIPTextEncoder": "open_clip_text",
+    "SmallCNN": "small_cnn",
+    "TextBank": "text_bank",
+    "TextEncoder": "features",
+    "TextFeatures": "features",
+    "TimmCNN": "timm_cnn",
+    "TimmViT": "timm_vit",
+    "create_encoder": "create",
+    "mobilenet_v1": "mobilenet",
+    "resize_to_stride": "features",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

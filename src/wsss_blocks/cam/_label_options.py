@@ -1,0 +1,78 @@
+"""Options of pseudo-labels: what may be passed, and the pair (low, high) of a threshold."""
+
+import torch
+from torch import Tensor
+
+from wsss_blocks._validate import (
+    check_choice,
+    check_floating,
+    check_non_negative,
+    check_positive,
+    check_same_device,
+    values_are_checked,
+)
+
+__all__ = ["Threshold", "check_options", "threshold_bounds"]
+
+Threshold = float | tuple[float, float] | Tensor | None
+
+
+def check_options(
+    threshold: Threshold,
+    background_power: float | None,
+    normalize: str | None,
+    ignore_index: int,
+    dtype: torch.dtype,
+    *,
+    batch: int | None = None,
+) -> None:
+    """Raise unless the options are legal and fit each other."""
+    _check_threshold(threshold, background_power, batch)
+    if normalize is not None:
+        check_choice("normalize", normalize, ("minmax",))
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise TypeError(f"dtype must be an integer dtype, got {dtype}.")
+    if torch.iinfo(dtype).max < ignore_index:
+        raise ValueError(f"dtype must hold ignore_index={ignore_index}, got {dtype}.")
+
+
+def threshold_bounds(
+    threshold: float | tuple[float, float] | Tensor, scores: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return (low, high), 0-dim or ``(B, 1, 1)``, in the dtype of ``scores``."""
+    if not isinstance(threshold, Tensor):
+        low, high = threshold if isinstance(threshold, tuple) else (threshold, threshold)
+        return scores.new_full((), low), scores.new_full((), high)
+    check_same_device("threshold", threshold, "cam", scores)
+    pair = threshold if threshold.ndim == 2 else torch.stack([threshold, threshold], dim=1)
+    low_map, high_map = pair.to(scores.dtype)[:, :, None, None].unbind(1)
+    return low_map, high_map
+
+
+def _check_threshold(
+    threshold: Threshold, background_power: float | None, batch: int | None
+) -> None:
+    if background_power is not None:
+        check_positive("background_power", background_power)
+        if isinstance(threshold, Tensor) or threshold != 0.5:
+            raise ValueError(
+                f"threshold must be left at 0.5 with background_power, got {threshold}."
+            )
+    if isinstance(threshold, Tensor):
+        check_floating("threshold", threshold)
+        if tuple(threshold.shape) not in ((batch,), (batch, 2)):
+            raise ValueError(
+                f"threshold must have shape (B,) or (B, 2) with B={batch}, "
+                f"got {tuple(threshold.shape)}."
+            )
+        check_non_negative("threshold", threshold)
+        if threshold.ndim == 2 and values_are_checked(threshold):
+            bad = threshold[:, 0] > threshold[:, 1]
+            if bool(bad.any()):
+                raise ValueError(
+                    f"threshold must hold low <= high, got {threshold[bad][0].tolist()}."
+                )
+    elif threshold is not None:
+        low, high = threshold if isinstance(threshold, tuple) else (threshold, threshold)
+        if not 0 <= low <= high:
+            raise ValueError(f"threshold must be >= 0 with low <= high, got {threshold}.")

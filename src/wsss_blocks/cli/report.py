@@ -1,0 +1,205 @@
+"""What every example leaves behind: scores with their protocols, and figures."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsss_blocks.cam import normalize_cam, scale_box
+from wsss_blocks.data import WeakDataset
+from wsss_blocks.distributed import rank
+from wsss_blocks.metrics import (
+    EvaluationProtocol,
+    SegmentationScores,
+    evaluate_masks,
+    score_maps,
+    write_metrics,
+)
+from wsss_blocks.refine import Refiner, add_background
+from wsss_blocks.viz import curve_figure, segmentation_figure
+
+__all__ = ["evaluate_system"]
+
+
+def evaluate_system(
+    output: Path,
+    *,
+    class_maps: Callable[[Tensor], Mapping[str, Tensor]],
+    pseudo_label: Callable[[Tensor, Tensor, Tensor], Tensor],
+    logits: Callable[[Tensor], Tensor] | None,
+    val: WeakDataset,
+    train: WeakDataset | None,
+    protocol: EvaluationProtocol,
+    refiner: Refiner,
+    size: int | None = None,
+    train_images: int = 200,
+    figure_images: int = 8,
+    device: torch.device | str = "cpu",
+    seed: int | None = None,
+    extra: Mapping[str, object] | None = None,
+) -> dict[str, float]:
+    """Score class maps, pseudo-labels and decoder of a weakly supervised system; draw them.
+
+    Results, as mIoU: each class map ``NAME_miou`` and after refinement ``NAME_par_miou``, with
+    image labels and the threshold that is best on training images; ``pseudo_label_miou`` on those
+    training images, of the pixels that were decided (their share is ``pseudo_label_decided``);
+    ``seg_miou`` of the decoder, without image labels. ``metrics.json`` gets them in per cent, with
+    the protocol of each, and ``figures/`` a grid of validation images and the threshold curves.
+
+    Args:
+        output: folder.
+        class_maps: images ``(1, 3, H, W)`` -> raw maps ``(1, K, h, w)`` by name; the first is
+            drawn.
+        pseudo_label: images, labels ``(1, K)``, box ``(1, 4)`` -> ids ``(1, H, W)``.
+        logits: images -> ``(1, K+1, h, w)``; None where there is no decoder yet.
+        val: scored, with masks.
+        train: its masks choose thresholds; None takes the threshold of ``protocol``.
+        protocol: what the results have in common.
+        refiner: applied to normalised class maps.
+        size: side of the square that the functions see; None gives them the image as it is.
+        train_images: how many training images choose the thresholds.
+        figure_images: how many validation images are drawn.
+        device: where the functions want their arguments.
+        seed: of the run, for the record.
+        extra: more for the record, as times.
+
+    Returns:
+        The results as fractions.
+    """
+    started = time.perf_counter()
+    classes, names = len(val.names) + 1, ("background", *val.names)
+    chosen_on = None if train is None else _First(train, train_images)
+
+    def fit(images: Tensor) -> Tensor:
+        if size is None:
+            return images
+        return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+
+    def refined_maps(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        images = fit(images)
+        found = dict(class_maps(images))
+        for name, cam in list(found.items()):
+            maps = add_background(normalize_cam(cam), value=0.0)
+            found[f"{name}_par"] = refiner(images, maps, labels=labels)[:, 1:]
+        return found
+
+    def decided(sample: Mapping[str, Any]) -> Tensor:
+        images = sample["image"][None].to(device)
+        fitted, box = fit(images), sample["box"][None].to(device)
+        box = scale_box(box, image_size=_size(images), size=_size(fitted))
+        ids = pseudo_label(fitted, sample["labels"][None].to(device), box)
+        return F.interpolate(ids[None].float(), size=_size(images), mode="nearest")[0, 0].long()
+
+    def segmented(sample: Mapping[str, Any]) -> Tensor:
+        assert logits is not None
+        images = sample["image"][None].to(device)
+        return _upsampled(logits(fit(images)), _size(images)).argmax(1)[0]
+
+    scored = score_maps(
+        refined_maps, val, protocol=replace(protocol, labels_used=True), num_classes=classes,
+        chosen_on=chosen_on, device=device,
+    )  # fmt: skip
+    results: dict[str, float] = {f"{name}_miou": miou for name, miou in scored.miou.items()}
+    protocols = {
+        f"{name}_miou": replace(p, refiner=str(refiner) if name.endswith("_par") else "none")
+        for name, p in scored.protocol.items()
+    }
+    plain = replace(protocol, threshold=None, threshold_source=None, refiner="none")
+    details: dict[str, float | SegmentationScores] = {}
+    if chosen_on is not None:
+        evaluator = evaluate_masks(decided, chosen_on, num_classes=classes, names=names)
+        results["pseudo_label_miou"] = evaluator.compute().miou
+        on_train = replace(
+            plain, split=f"train (first {len(chosen_on)}), decided pixels",
+            num_images=len(chosen_on), refiner=str(refiner), labels_used=True,
+        )  # fmt: skip
+        protocols["pseudo_label_miou"] = on_train
+        labelled = sum(int((chosen_on[i]["mask"] != 255).sum()) for i in range(len(chosen_on)))
+        results["pseudo_label_decided"] = int(evaluator.counts.sum()) / labelled
+        protocols["pseudo_label_decided"] = on_train
+    if logits is not None:
+        scores = evaluate_masks(segmented, val, num_classes=classes, names=names).compute()
+        results["seg_miou"], details["seg"] = scores.miou, scores
+        protocols["seg_miou"] = protocols["seg"] = replace(plain, labels_used=False)
+    if rank() == 0:
+        record = dict(extra or {}) | {
+            "evaluation_seconds": round(time.perf_counter() - started, 1),
+            "peak_memory_mib": _peak_memory(),
+        }
+        write_metrics(
+            output / "metrics.json", results | details, protocols, seed=seed, extra=record
+        )
+        curve_figure(
+            scored.curves, path=output / "figures" / "thresholds.png", mark_best=True,
+            x_label="background threshold", y_label="mIoU",
+        )  # fmt: skip
+        _draw(
+            output / "figures" / "segmentation.png", val, names, figure_images,
+            maps=lambda s: next(iter(class_maps(fit(s["image"][None].to(device))).values()))[0],
+            pseudo=decided, prediction=segmented if logits else None,
+        )  # fmt: skip
+    return results
+
+
+class _First:
+    """The first images of a data set."""
+
+    def __init__(self, dataset: WeakDataset, limit: int) -> None:
+        self.dataset, self.length = dataset, min(limit, len(dataset))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+
+def _peak_memory() -> int:
+    """Largest memory of this process so far, in MiB: of the GPU if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
+
+
+def _upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def _draw(
+    path: Path,
+    val: WeakDataset,
+    names: tuple[str, ...],
+    count: int,
+    *,
+    maps: Callable[[Mapping[str, Any]], Tensor],
+    pseudo: Callable[[Mapping[str, Any]], Tensor],
+    prediction: Callable[[Mapping[str, Any]], Tensor] | None,
+) -> None:
+    stride = max(1, len(val) // count)
+    with torch.no_grad():
+        samples = [val[i] for i in range(0, len(val), stride)[:count]]
+        segmentation_figure(
+            [s["image"] for s in samples],
+            torch.stack([s["labels"] for s in samples]),
+            path=path,
+            names=names,
+            cam=[maps(s).cpu() for s in samples],
+            pseudo_label=[pseudo(s).cpu() for s in samples],
+            prediction=None if prediction is None else [prediction(s).cpu() for s in samples],
+            truth=[s["mask"] for s in samples],
+        )

@@ -1,0 +1,122 @@
+"""Data sets, weak labels, transforms that record their geometry, and exact resumption."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsss_blocks.data.crops import CenterCrop, RandomCrop, RandomResizedCrop
+    from wsss_blocks.data.folder import FolderDataset
+    from wsss_blocks.data.geometry import Geometry, replay
+    from wsss_blocks.data.images import read_image, read_mask, write_mask
+    from wsss_blocks.data.loader import step_loader
+    from wsss_blocks.data.maps import WithMaps, compute_maps
+    from wsss_blocks.data.names import (
+        COCO_NAMES,
+        DIGIT_NAMES,
+        VOC_NAMES,
+        VOC_SPOKEN_NAMES,
+        voc_palette,
+    )
+    from wsss_blocks.data.opening import WeakDataset, open_dataset
+    from wsss_blocks.data.photometric import (
+        ChannelPermutation,
+        ColorJitter,
+        GaussianBlur,
+        RandomGrayscale,
+    )
+    from wsss_blocks.data.recipe import training_transform
+    from wsss_blocks.data.sample import Sample as Sample
+    from wsss_blocks.data.sample import Transform as Transform
+    from wsss_blocks.data.sample import collate, new_sample
+    from wsss_blocks.data.sampling import Augmented, StepSampler
+    from wsss_blocks.data.scenes import Scenes
+    from wsss_blocks.data.transforms import (
+        AddView,
+        Compose,
+        RandomHorizontalFlip,
+        RandomResize,
+        RandomScale,
+        Resize,
+    )
+    from wsss_blocks.data.voc import VOC2012
+    from wsss_blocks.data.voc_layout import write_voc_layout
+    from wsss_blocks.data.weak_labels import WeakLabels
+
+__all__ = [
+    "COCO_NAMES",
+    "DIGIT_NAMES",
+    "VOC2012",
+    "VOC_NAMES",
+    "VOC_SPOKEN_NAMES",
+    "AddView",
+    "Augmented",
+    "CenterCrop",
+    "ChannelPermutation",
+    "ColorJitter",
+    "Compose",
+    "FolderDataset",
+    "GaussianBlur",
+    "Geometry",
+    "RandomCrop",
+    "RandomGrayscale",
+    "RandomHorizontalFlip",
+    "RandomResize",
+    "RandomResizedCrop",
+    "RandomScale",
+    "Resize",
+    "Scenes",
+    "StepSampler",
+    "WeakDataset",
+    "WeakLabels",
+    "WithMaps",
+    "collate",
+    "compute_maps",
+    "new_sample",
+    "open_dataset",
+    "read_image",
+    "read_mask",
+    "replay",
+    "step_loader",
+    "training_transform",
+    "voc_palette",
+    "write_mask",
+    "write_voc_layout",
+]
+
+_HOMES = {
+    "crops": ("CenterCrop", "RandomCrop", "RandomResizedCrop"),
+    "folder": ("FolderDataset",),
+    "geometry": ("Geometry", "replay"),
+    "images": ("read_image", "read_mask", "write_mask"),
+    "loader": ("step_loader",),
+    "maps": ("WithMaps", "compute_maps"),
+    "names": ("COCO_NAMES", "DIGIT_NAMES", "VOC_NAMES", "VOC_SPOKEN_NAMES", "voc_palette"),
+    "opening": ("WeakDataset", "open_dataset"),
+    "photometric": ("ChannelPermutation", "ColorJitter", "GaussianBlur", "RandomGrayscale"),
+    "recipe": ("training_transform",),
+    "sample": ("Sample", "Transform", "collate", "new_sample"),
+    "sampling": ("Augmented", "StepSampler"),
+    "scenes": ("Scenes",),
+    "transforms": (
+        "AddView",
+        "Compose",
+        "RandomHorizontalFlip",
+        "RandomResize",
+        "RandomScale",
+        "Resize",
+    ),
+    "voc": ("VOC2012",),
+    "voc_layout": ("write_voc_layout",),
+    "weak_labels": ("WeakLabels",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,128 @@
+"""Parse a pickled dictionary of numpy arrays without running anything it asks for.
+
+A pickle is a program: it names functions and calls them. Here each name that a dictionary of arrays
+needs is answered by a recorder that keeps its arguments; any other name is refused.
+"""
+
+import pickle
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["load_arrays"]
+
+
+def load_arrays(file: IO[bytes]) -> dict[str, NDArray[np.float64]]:
+    """Read a pickle of ``{str: 1-D array or list of numbers}``, bare or as a 0-d object array.
+
+    Raises:
+        ValueError: the pickle is broken, names anything else, or holds something else.
+    """
+    try:
+        value = _Reader(file).load()
+        if isinstance(value, _Array):
+            value = value.items()[0]
+        if not isinstance(value, dict):
+            raise TypeError(f"expected a dictionary, got {type(value).__name__}")
+        return {str(key): _numbers(row) for key, row in value.items()}
+    except Exception as error:  # a hostile pickle may fail in any way
+        raise ValueError(f"not a plain pickle of label vectors: {error}") from error
+
+
+class _Recorder:
+    """What stands in for a callable of the pickle: an object that keeps what it was called with."""
+
+    __slots__ = ("args", "state")
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+        self.state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+
+class _Name(_Recorder):
+    """A name that is only passed on, such as ``numpy.ndarray``."""
+
+    __slots__ = ()
+
+
+class _Bytes(_Recorder):
+    """``_codecs.encode(text, "latin1")``: how protocol 2 writes bytes."""
+
+    __slots__ = ()
+
+    def read(self) -> bytes:
+        text, encoding = self.args
+        if encoding != "latin1":
+            raise ValueError(f"bytes in {encoding!r}")
+        return bytes(text, "latin1")
+
+
+class _Dtype(_Recorder):
+    __slots__ = ()
+
+    def read(self) -> np.dtype[Any]:
+        code = self.args[0]
+        if not isinstance(code, str) or code[0] not in "biuf" or not code[1:].isdigit():
+            raise ValueError(f"array of dtype {code!r}")
+        big = bool(self.state) and self.state[1] == ">"
+        return np.dtype(code).newbyteorder(">" if big else "<")
+
+
+class _Array(_Recorder):
+    __slots__ = ()
+
+    def items(self) -> list[Any]:
+        """Return the elements of an object array."""
+        values = self.state[4]
+        if not isinstance(values, list) or len(values) != 1:
+            raise ValueError("expected a 0-d object array")
+        return values
+
+    def read(self) -> NDArray[Any]:
+        _, shape, dtype, _, data = self.state
+        raw = data.read() if isinstance(data, _Bytes) else bytes(data)
+        return np.frombuffer(raw, dtype.read()).reshape(shape)
+
+
+class _Scalar(_Recorder):
+    __slots__ = ()
+
+    def read(self) -> Any:
+        dtype, data = self.args
+        raw = data.read() if isinstance(data, _Bytes) else bytes(data)
+        return np.frombuffer(raw, dtype.read())[0]
+
+
+_KNOWN: dict[tuple[str, str], type[_Recorder]] = {
+    ("_codecs", "encode"): _Bytes,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _Name,
+    **{
+        (module, name): recorder
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for name, recorder in (("_reconstruct", _Array), ("scalar", _Scalar))
+    },
+}
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> type[_Recorder]:
+        """Answer a name of the pickle with its recorder."""
+        if (module, name) not in _KNOWN:
+            raise ValueError(f"it asks for {module}.{name}")
+        return _KNOWN[module, name]
+
+
+def _numbers(row: Any) -> NDArray[np.float64]:
+    if isinstance(row, _Array):
+        row = row.read()
+    elif isinstance(row, list | tuple):
+        row = [x.read() if isinstance(x, _Scalar) else x for x in row]
+    numbers = np.asarray(row)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "biuf":
+        raise TypeError(f"expected vectors of numbers, got shape {numbers.shape}")
+    return numbers.astype(np.float64)

@@ -1,0 +1,117 @@
+"""Read image files as RGB in [0, 1] and masks as class ids; write masks people can look at."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsss_blocks._files import replaced
+from wsss_blocks._optional import require
+from wsss_blocks.data._files import named
+from wsss_blocks.data.names import voc_palette
+
+__all__ = ["IMAGE_SUFFIXES", "read_image", "read_mask", "write_mask"]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Read an image of any kind as upright RGB.
+
+    Grey, CMYK, palette and 16-bit images are converted, transparency is dropped, and the
+    orientation a camera noted (EXIF) is applied.
+
+    Args:
+        path: the file.
+
+    Returns:
+        ``(3, H, W)`` float32 in ``[0, 1]``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it is truncated or no image.
+        ImportError: pillow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from wsss_blocks.data import write_voc_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     voc = write_voc_layout(folder, train=1, val=1)
+        ...     tuple(read_image(voc / "JPEGImages" / "train_00000.jpg").shape)
+        (3, 96, 96)
+    """
+    pillow = require("PIL.Image", extra="cli", what="read_image")
+    operations = require("PIL.ImageOps", extra="cli", what="read_image")
+    with named(Path(path)), pillow.open(path) as file:
+        image = operations.exif_transpose(file)
+        if image.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
+            image = pillow.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
+
+
+def read_mask(path: str | Path) -> Tensor:
+    """Read an indexed or grey PNG as class ids.
+
+    Args:
+        path: the file.
+
+    Returns:
+        ``(H, W)`` int64.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it is truncated or no image.
+        ValueError: it is a colour picture.
+        ImportError: pillow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from wsss_blocks.data import write_voc_layout
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     voc = write_voc_layout(folder, train=1, val=1)
+        ...     read_mask(voc / "SegmentationClass" / "train_00000.png").unique().tolist()
+        [0, 7]
+    """
+    pillow = require("PIL.Image", extra="cli", what="read_mask")
+    with named(Path(path)), pillow.open(path) as file:
+        mode, ids = file.mode, np.array(file)
+    if ids.ndim != 2 or mode not in ("P", "L", "1", "I", "I;16"):
+        raise ValueError(f"{path} must be an indexed or grey mask of class ids, got mode {mode!r}.")
+    return torch.from_numpy(ids.astype(np.int64))
+
+
+def write_mask(path: str | Path, mask: Tensor | NDArray[np.uint8]) -> None:
+    """Write class ids as an indexed PNG with the VOC palette.
+
+    The file is written under a temporary name and renamed; missing folders are made.
+
+    Args:
+        path: the file.
+        mask: ``(H, W)`` integers in ``[0, 255]``.
+
+    Raises:
+        ValueError: ``mask`` is not ``(H, W)`` or holds other numbers.
+        TypeError: ``mask`` does not hold integers.
+        ImportError: pillow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_mask(f"{folder}/mask.png", torch.tensor([[0, 1, 255]]))
+        ...     read_mask(f"{folder}/mask.png").tolist()
+        [[0, 1, 255]]
+    """
+    ids = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask
+    if ids.ndim != 2 or not ids.size:
+        raise ValueError(f"mask must have shape (H, W), got {ids.shape}.")
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"mask must hold integers, got {ids.dtype}.")
+    if ids.min() < 0 or ids.max() > 255:
+        raise ValueError(f"mask must hold ids in [0, 255], got {ids.min()} to {ids.max()}.")
+    image = require("PIL.Image", extra="cli", what="write_mask").fromarray(ids.astype(np.uint8))
+    image.putpalette(voc_palette().flatten().tolist())
+    with replaced(Path(path)) as temporary:
+        image.save(temporary, format="PNG")

@@ -1,0 +1,94 @@
+"""Cached maps that follow the random geometry of their image."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wsss_blocks.data.geometry import replay
+from wsss_blocks.data.sample import Sample, SampleSource, Transform
+from wsss_blocks.data.sampling import Augmented
+
+__all__ = ["WithMaps", "compute_maps"]
+
+
+def compute_maps(
+    maps_fn: Callable[[Tensor], Tensor],
+    dataset: SampleSource,
+    transform: Transform,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float16,
+) -> list[Tensor]:
+    """Run a frozen network once over each image and keep its maps in memory.
+
+    Args:
+        maps_fn: images ``(1, 3, H, W)`` -> maps ``(1, C, h, w)``.
+        dataset: samples.
+        transform: resizes the image; it must show all of it, as :class:`Resize` does.
+        device: where ``maps_fn`` wants its argument.
+        dtype: of the maps that are kept.
+
+    Returns:
+        One map ``(C, h, w)`` per image, on the CPU, for :class:`WithMaps`.
+
+    Example:
+        >>> from wsss_blocks.data import Resize, Scenes
+        >>> maps = compute_maps(lambda x: x[..., ::8, ::8], Scenes(size=2), Resize((64, 64)))
+        >>> len(maps), tuple(maps[0].shape), maps[0].dtype
+        (2, (3, 8, 8), torch.float16)
+    """
+    generator, found = torch.Generator(), []
+    with torch.no_grad():
+        for index in range(len(dataset)):
+            image = transform(dataset[index], generator)["image"]
+            found.append(maps_fn(image[None].to(device))[0].to("cpu", dtype))
+    return found
+
+
+class WithMaps(Dataset[Sample]):
+    """Add cached maps to augmented samples, resampled under the geometry that was drawn.
+
+    A map covers its source image on any grid: the features of a frozen encoder, the pseudo-labels
+    of another method. :func:`replay` moves it under the same scale, flip and crop as the image,
+    onto a grid of its own size, so that maps collate. Colour changes do not reach a cached map.
+
+    Args:
+        dataset: augmented samples.
+        maps: name -> one floating-point map ``(C, h, w)`` for each image, in the data set's order.
+
+    Raises:
+        ValueError: a name has not one map per image.
+
+    Example:
+        >>> import torch
+        >>> from wsss_blocks.data import RandomHorizontalFlip, Scenes
+        >>> features = [torch.rand(8, 12, 12) for _ in range(4)]
+        >>> augmented = Augmented(Scenes(size=4), RandomHorizontalFlip(1.0))
+        >>> sample = WithMaps(augmented, {"features": features})[0, 7]
+        >>> torch.equal(sample["maps"]["features"], features[0].flip(-1))
+        True
+    """
+
+    def __init__(self, dataset: Augmented, maps: Mapping[str, Sequence[Tensor]]) -> None:
+        for name, cached in maps.items():
+            if len(cached) != len(dataset):
+                raise ValueError(
+                    f"maps must hold one {name!r} map for each of {len(dataset)} images, "
+                    f"got {len(cached)}."
+                )
+        self.dataset, self.maps = dataset, maps
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        sample = self.dataset[key]
+        sample["maps"], sample["valid"] = {}, {}
+        for name, cached in self.maps.items():
+            source = cached[key[0]]
+            size = (source.shape[-2], source.shape[-1])
+            moved, valid = replay(source.float(), sample["geometry"], size=size)
+            sample["maps"][name], sample["valid"][name] = moved, valid
+        return sample

@@ -1,0 +1,83 @@
+"""Class names and the VOC palette: the order of a tuple is the order of the label columns."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["COCO_NAMES", "DIGIT_NAMES", "VOC_NAMES", "VOC_SPOKEN_NAMES", "voc_palette"]
+
+VOC_NAMES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""The 20 PASCAL VOC classes; mask id = position + 1."""
+
+VOC_SPOKEN_NAMES = tuple(
+    {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}.get(
+        name, name
+    )
+    for name in VOC_NAMES
+)
+"""The same classes as a text encoder should read them."""
+
+COCO_NAMES = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat"),
+    *("dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
+    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball"),
+    *("kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket"),
+    *("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
+    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair"),
+    *("couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
+    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
+    *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier"),
+    "toothbrush",
+)
+"""The 80 COCO things in category-id order (the gaps of the official 1..90 closed)."""
+
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+"""The ten classes of :class:`~wsss_blocks.data.Scenes`."""
+
+
+def voc_palette(n: int = 256) -> Tensor:
+    """Return the PASCAL VOC colours: the bits of the class id, dealt out to red, green and blue.
+
+    Args:
+        n: number of colours, at most 256.
+
+    Returns:
+        ``(n, 3)`` uint8; entry 0 is black, entry 255 (ignored) a light beige.
+
+    Raises:
+        ValueError: ``n`` is not in [1, 256].
+
+    Example:
+        >>> voc_palette()[[0, 1, 15, 255]].tolist()
+        [[0, 0, 0], [128, 0, 0], [192, 128, 128], [224, 224, 192]]
+    """
+    if not 1 <= n <= 256:
+        raise ValueError(f"n must be in [1, 256], got {n}.")
+    ids = torch.arange(n)[:, None]
+    channel = torch.arange(3)
+    color = torch.zeros(n, 3, dtype=torch.int64)
+    for bit in range(8):
+        # Bits 3j, 3j+1 and 3j+2 of the id become bit 7-j of red, green and blue.
+        color |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
+    return color.to(torch.uint8)

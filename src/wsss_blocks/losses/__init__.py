@@ -1,0 +1,29 @@
+"""Losses: predictions and weak supervision become scalars."""
+
+from wsss_blocks.losses.balanced_segmentation import (
+    BalancedSegmentationLoss,
+    balanced_segmentation_loss,
+)
+from wsss_blocks.losses.cross_contrastive import CrossContrastiveLoss, cross_contrastive_loss
+from wsss_blocks.losses.global_alignment import (
+    GlobalImplicitAlignmentLoss,
+    global_implicit_alignment_loss,
+)
+from wsss_blocks.losses.patch_token_contrast import (
+    PatchTokenContrastLoss,
+    patch_token_contrast_loss,
+)
+from wsss_blocks.losses.soft_margin import MultiLabelSoftMarginLoss, multi_label_soft_margin_loss
+
+__all__ = [
+    "BalancedSegmentationLoss",
+    "CrossContrastiveLoss",
+    "GlobalImplicitAlignmentLoss",
+    "MultiLabelSoftMarginLoss",
+    "PatchTokenContrastLoss",
+    "balanced_segmentation_loss",
+    "cross_contrastive_loss",
+    "global_implicit_alignment_loss",
+    "multi_label_soft_margin_loss",
+    "patch_token_contrast_loss",
+]

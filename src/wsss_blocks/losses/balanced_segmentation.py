@@ -1,0 +1,121 @@
+"""Balanced segmentation loss: background and foreground weigh the same (AFA, ToCo)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_blocks._numerics import at_least_float32
+from wsss_blocks._validate import (
+    check_floating,
+    check_integer,
+    check_mask_values,
+    check_same_device,
+    check_shape,
+)
+from wsss_blocks.distributed import mean_over_ranks
+
+__all__ = ["BalancedSegmentationLoss", "balanced_segmentation_loss"]
+
+
+def balanced_segmentation_loss(
+    logits: Tensor, mask: Tensor, *, ignore_index: int = 255, gather_distributed: bool = False
+) -> Tensor:
+    r"""Average the cross-entropy of background and of foreground pixels with half weight each.
+
+    .. math::
+
+        L = \frac{1}{2} \, \frac{1}{\max(n_0, 1)} \sum_{M_i = 0} \mathrm{CE}_i
+          + \frac{1}{2} \, \frac{1}{\max(n_1, 1)} \sum_{M_i > 0} \mathrm{CE}_i
+
+    over all pixels of the batch that are not ignored.
+
+    Reference:
+        Learning Affinity from Attention, https://arxiv.org/abs/2203.02664, and Token Contrast,
+        https://arxiv.org/abs/2303.01267: the segmentation loss of their released code.
+
+    Note:
+        The released code takes the plain mean of each half, which is NaN for a crop without
+        foreground, without background or wholly ignored. Here such a half is a differentiable zero.
+
+    Args:
+        logits: ``(B, C, h, w)`` with background at channel 0; resized bilinearly
+            (``align_corners=False``) to the mask where the sizes differ.
+        mask: ``(B, H, W)`` ids in ``[0, C)`` or ``ignore_index``, any integer dtype.
+        ignore_index: id of pixels that take no part.
+        gather_distributed: count the pixels of all ranks.
+
+    Returns:
+        Scalar; float32 for half inputs, else the dtype of ``logits``.
+
+    Raises:
+        ValueError: wrong shape, device or mask ids.
+        TypeError: ``logits`` are not floating-point or ``mask`` is not integer.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.tensor([[[0, 0, 0, 1], [0, 0, 0, 255]]])
+        >>> print(f"{balanced_segmentation_loss(torch.zeros(1, 2, 1, 2), mask):.4f}")
+        0.6931
+        >>> balanced_segmentation_loss(torch.zeros(1, 2, 1, 2), torch.full((1, 2, 2), 255))
+        tensor(0.)
+    """
+    check_shape("logits", logits, "B C h w")
+    check_floating("logits", logits)
+    check_shape("mask", mask, "B H W", B=logits.shape[0])
+    check_integer("mask", mask)
+    check_same_device("mask", mask, "logits", logits)
+    check_mask_values("mask", mask, num_classes=logits.shape[1], ignore_index=ignore_index)
+
+    logits = at_least_float32(logits)
+    size = mask.shape[-2:]
+    if logits.shape[-2:] != size:
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    loss = F.cross_entropy(logits, mask.long(), ignore_index=ignore_index, reduction="none")
+    known = mask != ignore_index
+    halves = [
+        mean_over_ranks(
+            torch.where(part, loss, 0.0).sum(), part.sum(), gather_distributed=gather_distributed
+        )
+        for part in (known & (mask == 0), known & (mask != 0))
+    ]
+    return (halves[0] + halves[1]) / 2
+
+
+class BalancedSegmentationLoss(nn.Module):
+    """Average cross-entropy of background and foreground, half weight each (module form).
+
+    See :func:`balanced_segmentation_loss`.
+
+    Args:
+        ignore_index: id of pixels that take no part.
+        gather_distributed: count the pixels of all ranks.
+
+    Shape:
+        - logits: ``(B, C, h, w)``
+        - mask: ``(B, H, W)``
+        - output: scalar
+
+    Example:
+        >>> import torch
+        >>> loss = BalancedSegmentationLoss()(torch.zeros(1, 21, 2, 2), torch.zeros(1, 4, 4).long())
+        >>> print(f"{loss:.4f}")  # half of log 21: there is no foreground
+        1.5223
+    """
+
+    def __init__(self, *, ignore_index: int = 255, gather_distributed: bool = False) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.gather_distributed = gather_distributed
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Return the loss of ``logits`` against the pseudo-labels in ``mask``."""
+        return balanced_segmentation_loss(
+            logits,
+            mask,
+            ignore_index=self.ignore_index,
+            gather_distributed=self.gather_distributed,
+        )
+
+    def extra_repr(self) -> str:
+        """Name the ignored id."""
+        return f"ignore_index={self.ignore_index}"

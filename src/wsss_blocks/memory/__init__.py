@@ -1,0 +1,5 @@
+"""Memory: state that lives across training steps."""
+
+from .ema import EMA
+
+__all__ = ["EMA"]

@@ -1,0 +1,24 @@
+"""Streaming segmentation scores, threshold sweeps and the protocol beside each number."""
+
+from wsss_blocks.metrics.evaluate import ScoredMaps, evaluate_masks, score_maps, sweep_maps
+from wsss_blocks.metrics.evaluator import SegmentationEvaluator, SegmentationScores
+from wsss_blocks.metrics.protocol import EvaluationProtocol, hash_masks
+from wsss_blocks.metrics.record import RecordedMetrics, hardware, read_metrics, write_metrics
+from wsss_blocks.metrics.sweep import SweepResult, ThresholdSweep
+
+__all__ = [
+    "EvaluationProtocol",
+    "RecordedMetrics",
+    "ScoredMaps",
+    "SegmentationEvaluator",
+    "SegmentationScores",
+    "SweepResult",
+    "ThresholdSweep",
+    "evaluate_masks",
+    "hardware",
+    "hash_masks",
+    "read_metrics",
+    "score_maps",
+    "sweep_maps",
+    "write_metrics",
+]

@@ -1,0 +1,182 @@
+"""Integer counts on the device that merge over batches, evaluators and processes."""
+
+import copy
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from wsss_blocks._validate import check_choice, values_are_checked
+from wsss_blocks.distributed import sum_over_ranks
+
+__all__ = ["Absent", "Counts", "Rates", "count", "fold", "rates"]
+
+Absent = Literal["both", "target"]
+
+
+class Rates(NamedTuple):
+    """Per-class and mean rates of confusion matrices ``(..., C, C)``, NaN where undefined."""
+
+    iou: Tensor
+    precision: Tensor
+    recall: Tensor
+    miou: Tensor
+    mfpr: Tensor
+    mfnr: Tensor
+    pixel_accuracy: Tensor
+
+
+def rates(confusion: Tensor, *, absent: Absent) -> Rates:
+    """Turn confusion matrices (rows: target, columns: prediction) into float64 rates."""
+    matrix = confusion.double()
+    tp = matrix.diagonal(dim1=-2, dim2=-1)
+    in_target, in_pred = matrix.sum(-1), matrix.sum(-2)
+    union = in_target + in_pred - tp
+    counted = in_target > 0 if absent == "target" else union > 0
+
+    def ratio(part: Tensor, whole: Tensor, where: Tensor) -> Tensor:
+        return torch.where(where, part / whole.clamp_min(1), torch.nan)
+
+    iou = ratio(tp, union, counted)
+    total = in_target.sum(-1)
+    return Rates(
+        iou=iou,
+        precision=ratio(tp, in_pred, in_pred > 0),
+        recall=ratio(tp, in_target, in_target > 0),
+        miou=iou.nanmean(-1),
+        mfpr=ratio(in_pred - tp, union, counted).nanmean(-1),
+        mfnr=ratio(in_target - tp, union, counted).nanmean(-1),
+        pixel_accuracy=ratio(tp.sum(-1), total, total > 0),
+    )
+
+
+def count(index: Tensor, cells: int) -> Tensor:
+    """Count how often each of ``0..cells-1`` occurs, without a host sync on a GPU."""
+    if index.device.type == "cpu":
+        return torch.bincount(index, minlength=cells)
+    return _count_by_scatter(index, cells)
+
+
+def _count_by_scatter(index: Tensor, cells: int) -> Tensor:
+    # torch.bincount reads the smallest and the largest index back to the host. A few interleaved
+    # copies of the table keep neighbouring pixels, which mostly agree, off one atomic counter.
+    copies = min(32, max(1, 2**20 // cells))
+    lane = torch.arange(len(index), device=index.device) % copies
+    table = torch.zeros(cells * copies, dtype=torch.int64, device=index.device)
+    one = torch.ones((), dtype=torch.int64, device=index.device).expand(len(index))
+    table.scatter_add_(0, index.long() * copies + lane, one)
+    return table.view(cells, copies).sum(1)
+
+
+class Counts:
+    """Base of the streaming metrics: one int64 table, and how many pixels could not be counted.
+
+    Values are looked at once per ``update`` on a CPU. On a GPU that would cost a sync, so pixels
+    with impossible ids are only counted there, and ``compute`` raises if there were any.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], *, num_classes: int, ignore_index: int, absent: Absent
+    ) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be >= 1, got {num_classes}.")
+        if 0 <= ignore_index < num_classes:
+            raise ValueError(
+                f"ignore_index must lie outside [0, {num_classes}), got {ignore_index}."
+            )
+        check_choice("absent", absent, ("both", "target"))
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.absent: Absent = absent
+        self.counts = torch.zeros(shape, dtype=torch.int64)
+        self.invalid = torch.zeros((), dtype=torch.int64)
+
+    def reset(self) -> None:
+        """Forget everything that was counted."""
+        self.counts = torch.zeros_like(self.counts)
+        self.invalid = torch.zeros_like(self.invalid)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the state; ``update`` moves it to the device of its arguments by itself."""
+        self.counts, self.invalid = self.counts.to(device), self.invalid.to(device)
+        return self
+
+    def merge(self, other: Self) -> None:
+        """Add what ``other`` counted, as if its images had been given to this object.
+
+        Raises:
+            ValueError: the two count different things.
+        """
+        if self._settings() != other._settings():
+            raise ValueError(
+                f"other must have the settings {self._settings()}, got {other._settings()}."
+            )
+        self._add(other.counts.to(self.counts.device), other.invalid.to(self.counts.device))
+
+    def all_reduce(self) -> Self:
+        """Return a copy that holds the counts of all processes; this object stays as it is.
+
+        All ranks must call it. With NCCL a rank that saw no image needs ``to(device)`` first.
+        """
+        merged = copy.copy(self)
+        merged.counts, merged.invalid = sum_over_ranks(self.counts), sum_over_ranks(self.invalid)
+        return merged
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of the counts, to be saved or sent."""
+        return {"counts": self.counts.clone(), "invalid": self.invalid.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over counts saved by ``state_dict``.
+
+        Raises:
+            ValueError: the saved table has another shape.
+        """
+        if state["counts"].shape != self.counts.shape:
+            raise ValueError(
+                f"counts must have shape {tuple(self.counts.shape)}, "
+                f"got {tuple(state['counts'].shape)}."
+            )
+        self.counts, self.invalid = state["counts"].clone(), state["invalid"].clone()
+
+    def _settings(self) -> tuple[object, ...]:
+        return (type(self).__name__, self.num_classes, self.ignore_index, self.absent)
+
+    def _add(self, counts: Tensor, invalid: Tensor) -> None:
+        self.counts = self.counts.to(counts.device) + counts
+        self.invalid = self.invalid.to(counts.device) + invalid
+
+    def _check_ids(self, invalid: Tensor, *, pred: Tensor | None, target: Tensor) -> None:
+        if not values_are_checked(target) or not bool(invalid):
+            return
+        wanted = f"ids in [0, {self.num_classes})"
+        scored = target != self.ignore_index
+        bad = target[scored & ((target < 0) | (target >= self.num_classes))]
+        if len(bad):
+            raise ValueError(
+                f"target must hold {wanted} or ignore_index={self.ignore_index}, got {int(bad[0])}."
+            )
+        if pred is not None:
+            bad = pred[scored & ((pred < 0) | (pred >= self.num_classes))]
+            raise ValueError(
+                f"pred must hold {wanted} wherever the target is scored, got {int(bad[0])}. "
+                "To score a pseudo-label only where it commits itself, ignore those pixels in the "
+                "target: target.masked_fill(pred == 255, 255)."
+            )
+
+    def _check_counted(self) -> None:
+        invalid = int(self.invalid)
+        if invalid:
+            raise ValueError(
+                f"target and pred must hold ids in [0, {self.num_classes}) or, in the target, "
+                f"ignore_index={self.ignore_index}: {invalid} pixels held another one."
+            )
+
+
+def fold(ids: Tensor, *, num_classes: int, ignore_index: int) -> Tensor:
+    """Map ids to ``0..C-1``, ignored pixels to C and impossible ids to C + 1, as int64."""
+    ids = ids.long()
+    known = (ids >= 0) & (ids < num_classes)
+    rest = torch.where(ids == ignore_index, num_classes, num_classes + 1)
+    return torch.where(known, ids, rest)

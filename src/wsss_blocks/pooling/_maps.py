@@ -1,0 +1,39 @@
+"""What the poolings of maps share: checks, the flattened view, the mean of the largest."""
+
+import torch
+from torch import Tensor
+
+from wsss_blocks._numerics import at_least_float32
+from wsss_blocks._validate import check_floating, check_same_device, check_shape, check_valid
+
+__all__ = ["check_maps", "flatten", "mean_of_largest"]
+
+
+def check_maps(name: str, maps: Tensor, valid: Tensor | None, *, axes: str = "B K h w") -> None:
+    """Raise unless ``maps`` are floating-point maps and ``valid`` fits their grid."""
+    check_shape(name, maps, axes)
+    check_floating(name, maps)
+    check_valid(valid, batch=maps.shape[0], size=(maps.shape[2], maps.shape[3]))
+    if valid is not None:
+        check_same_device("valid", valid, name, maps)
+
+
+def flatten(maps: Tensor, valid: Tensor | None, *, fill: float) -> tuple[Tensor, Tensor]:
+    """Return ``(B, K, N)`` values, ``fill`` where invalid, and ``(B,)`` counts of valid ones."""
+    values = maps.flatten(2)
+    if valid is None:
+        number = torch.full((maps.shape[0],), values.shape[2], device=maps.device)
+        return values, number
+    keep = valid.flatten(1)
+    return values.masked_fill(~keep.unsqueeze(1), fill), keep.sum(1)
+
+
+def mean_of_largest(values: Tensor, number: Tensor, *, most: int) -> Tensor:
+    """Average the ``number`` (B,) largest of ``values`` (B, K, N), 0 where that is none.
+
+    Invalid values are -inf; ``most`` bounds ``number``, so that the shapes are static.
+    """
+    top = at_least_float32(values.topk(most, dim=2).values)
+    ranks = torch.arange(most, device=values.device)
+    top = top.masked_fill(ranks >= number.view(-1, 1, 1), 0)
+    return (top.sum(2) / number.clamp_min(1).unsqueeze(1)).to(values.dtype)

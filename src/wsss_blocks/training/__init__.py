@@ -1,0 +1,19 @@
+"""Pieces of a training run: parameter groups, schedules, phases, saved state. Not a trainer."""
+
+from wsss_blocks.training.param_groups import param_groups
+from wsss_blocks.training.phases import Phases
+from wsss_blocks.training.run_state import Stateful, load_run_state, save_run_state
+from wsss_blocks.training.schedule import polynomial_schedule
+from wsss_blocks.training.weights import LoadReport, load_weights, save_weights
+
+__all__ = [
+    "LoadReport",
+    "Phases",
+    "Stateful",
+    "load_run_state",
+    "load_weights",
+    "param_groups",
+    "polynomial_schedule",
+    "save_run_state",
+    "save_weights",
+]

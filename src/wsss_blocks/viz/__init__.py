@@ -1,0 +1,19 @@
+"""Palettes, overlays and figures: everything ends as a tensor in [0, 1] or as a PNG file."""
+
+from wsss_blocks.viz.curve import curve_figure
+from wsss_blocks.viz.grid import figure_grid
+from wsss_blocks.viz.overlay import overlay_heatmap, overlay_mask
+from wsss_blocks.viz.palette import colorize, heat_colors
+from wsss_blocks.viz.segmentation import segmentation_figure
+from wsss_blocks.viz.similarity import similarity_figure
+
+__all__ = [
+    "colorize",
+    "curve_figure",
+    "figure_grid",
+    "heat_colors",
+    "overlay_heatmap",
+    "overlay_mask",
+    "segmentation_figure",
+    "similarity_figure",
+]

@@ -1,0 +1,40 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# One thread per worker: under xdist more threads only fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+torch.set_num_threads(1)
+
+_common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("dev", max_examples=20, **_common)
+settings.register_profile("ci", max_examples=25, derandomize=True, **_common)
+settings.register_profile("full", max_examples=200, **_common)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def shared_data_root() -> Path:
+    default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    return Path(os.environ.get("WSSS_SHARED_DATA", default)).resolve()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real images; tests that need it skip where it does not exist."""
+    root = shared_data_root()
+    if not root.is_dir():
+        pytest.skip(f"no real data at {root} (set WSSS_SHARED_DATA)")
+    return root
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a GPU")
+        for item in items:
+            if "cuda" in item.keywords:
+                item.add_marker(skip)

@@ -1,0 +1,178 @@
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from wsss_blocks._files import replaced
+from wsss_blocks.data import FolderDataset, WeakLabels, read_image, read_mask, write_mask
+
+ROWS = {"cat/1": ["cat"], "cat/2": ["cat"], "dog/1": ["dog"], "none": []}
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(array).save(path, **options)
+
+
+@pytest.fixture
+def images(tmp_path):
+    for name in ("cat/1.jpg", "cat/2.png", "dog/1.jpeg", "none.png"):
+        save(tmp_path / "images" / name, np.full((4, 6, 3), 100, np.uint8))
+    (tmp_path / "images" / "cat" / "notes.txt").touch()
+    save(tmp_path / "masks" / "cat" / "1.png", np.ones((4, 6), np.uint8))
+    return tmp_path / "images"
+
+
+def test_folder_per_class(images):
+    data = FolderDataset(images, WeakLabels.from_folders(images))
+    assert data.names == ("cat", "dog")
+    found = {sample["id"]: sample["labels"].tolist() for sample in data}
+    assert found == {"cat/1": [1, 0], "cat/2": [1, 0], "dog/1": [0, 1], "none": [0, 0]}
+    assert data[0]["image"].shape == (3, 4, 6)
+    assert "mask" not in data[0]
+
+
+def test_csv_labels_chosen_ids_and_masks(images):
+    csv = images.parent / "labels.csv"
+    csv.write_text("id,labels\ncat/1,cat;dog\ndog/1,dog\n")
+    data = FolderDataset(
+        images, WeakLabels.load(csv), masks_dir=images.parent / "masks", ids=["cat/1"]
+    )
+    assert len(data) == 1
+    assert data[0]["labels"].tolist() == [1, 1]
+    assert data[0]["mask"].eq(1).all()
+
+
+def test_images_alone(images):
+    data = FolderDataset(images, None)
+    assert data.ids == ["cat/1", "cat/2", "dog/1", "none"]
+    assert "labels" not in data[0]
+    assert data.names == ()
+
+
+def test_folder_errors(images, tmp_path):
+    labels = WeakLabels(("cat", "dog"), ROWS)
+    with pytest.raises(FileNotFoundError, match="images_dir must be a folder"):
+        FolderDataset(tmp_path / "gone", labels)
+    more = WeakLabels(("cat", "dog"), {**ROWS, "cat/9": ["cat"]})
+    with pytest.raises(FileNotFoundError, match=r"1 of 5 ids have no image in .*: 'cat/9'"):
+        FolderDataset(images, more)
+    with pytest.raises(
+        ValueError, match=r"1 of 2 ids have no row in labels: '1'.*named like 'cat/1'"
+    ):
+        FolderDataset(images, labels, ids=["cat/1", "1"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no images in"):
+        FolderDataset(tmp_path / "empty", None)
+    save(images / "none.jpg", np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"two images with id 'none': none.jpg, none.png"):
+        FolderDataset(images, labels)
+    unmasked = FolderDataset(images / "dog", None, masks_dir=tmp_path / "masks" / "dog")
+    with pytest.raises(FileNotFoundError, match=r"no image at .*dog.1.png"):
+        unmasked[0]
+
+
+def test_every_kind_of_image_becomes_upright_rgb(tmp_path):
+    path = tmp_path / "x.png"
+    grey = np.array([[0, 128, 255]], np.uint8)
+    save(path, grey)
+    assert torch.equal(read_image(path), torch.tensor([0, 128, 255]).div(255).expand(3, 1, 3))
+    save(path, grey.astype(np.uint16) * 257)
+    assert torch.equal(read_image(path), torch.tensor([0, 128, 255]).div(255).expand(3, 1, 3))
+    save(path, np.dstack([grey, grey, grey, grey // 2]))
+    assert torch.equal(read_image(path), torch.tensor([0, 128, 255]).div(255).expand(3, 1, 3))
+    PIL.Image.fromarray(grey).convert("1").save(path)
+    assert set(read_image(path).unique().tolist()) <= {0.0, 1.0}
+    jpeg = tmp_path / "x.jpg"
+    cyan = PIL.Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    cyan.save(jpeg, quality=100)
+    colour = read_image(jpeg).mean((1, 2))
+    assert colour[0] < 0.1
+    assert (colour[1:] > 0.9).all()
+    left_bright = np.zeros((8, 16, 3), np.uint8)
+    left_bright[:, :8] = 255
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise by a quarter: left becomes top
+    save(jpeg, left_bright, exif=exif, quality=100)
+    upright = read_image(jpeg)
+    assert upright.shape == (3, 16, 8)
+    assert upright[:, :7].min() > 0.9
+    assert upright[:, 9:].max() < 0.1
+
+
+def test_broken_images_are_named(tmp_path):
+    path = tmp_path / "broken.jpg"
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
+        buffer, "JPEG"
+    )
+    path.write_bytes(buffer.getvalue()[:1500])
+    with pytest.raises(OSError, match=r"broken.jpg cannot be read as an image: .*truncated"):
+        read_image(path)
+    path.write_bytes(b"not an image")
+    with pytest.raises(OSError, match=r"broken.jpg cannot be read as an image"):
+        read_image(path)
+    path.write_bytes(b"")
+    with pytest.raises(OSError, match=r"broken.jpg cannot be read as an image"):
+        read_mask(path)
+    with pytest.raises(FileNotFoundError, match=r"no image at .*gone.jpg"):
+        read_image(tmp_path / "gone.jpg")
+    save(path.with_suffix(".png"), np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"broken.png must be an indexed or grey mask.*'RGB'"):
+        read_mask(path.with_suffix(".png"))
+
+
+def test_masks_are_read_as_ids(tmp_path):
+    path = tmp_path / "m.png"
+    save(path, np.array([[0, 7, 255]], np.uint8))
+    assert read_mask(path).tolist() == [[0, 7, 255]]
+    save(path, np.array([[0, 300]], np.uint16))  # more than 255 classes
+    assert read_mask(path).tolist() == [[0, 300]]
+    indexed = PIL.Image.fromarray(np.array([[2, 0]], np.uint8))
+    indexed.putpalette([9, 9, 9, 1, 2, 3, 200, 0, 0])
+    indexed.save(path)
+    assert read_mask(path).tolist() == [[2, 0]]
+
+
+def test_write_mask_errors(tmp_path):
+    path = tmp_path / "m.png"
+    with pytest.raises(ValueError, match=r"mask must have shape \(H, W\), got \(1, 2, 2\)"):
+        write_mask(path, torch.zeros(1, 2, 2, dtype=torch.int64))
+    with pytest.raises(TypeError, match="mask must hold integers, got float32"):
+        write_mask(path, torch.zeros(2, 2))
+    for bad in (-1, 256):
+        with pytest.raises(ValueError, match=r"mask must hold ids in \[0, 255\]"):
+            write_mask(path, torch.tensor([[0, bad]]))
+    assert not path.exists()
+
+
+def test_replaced_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "deep" / "x.txt"
+    with replaced(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    with pytest.raises(ZeroDivisionError), replaced(path) as temporary:
+        temporary.write_text(str(1 / 0))
+    with pytest.raises(FileNotFoundError), replaced(path):
+        pass  # nothing was written
+    assert path.read_text() == "new"
+    assert [p.name for p in path.parent.iterdir()] == ["x.txt"]
+
+
+def test_package_is_lazy():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, wsss_blocks.data as d; assert 'torch' not in sys.modules;"
+        "d.StepSampler, d.WeakLabels, d.Scenes, d.VOC2012, d.replay, d.collate;"
+        "assert not {'torchvision', 'PIL', 'sklearn'} & set(sys.modules);"
+        "assert set(d.__all__) <= set(dir(d)); [getattr(d, n) for n in d.__all__];"
+        "assert 'torchvision' in sys.modules\n"
+        "try: d.nothing\nexcept AttributeError: print('ok')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "ok", done.stderr

@@ -1,0 +1,218 @@
+"""The example trains under every preset, resumes to the bit, and never reads a mask to learn."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+import demo  # noqa: E402
+import train_dalnet  # noqa: E402
+from train_dalnet import PRESETS, Config, main  # noqa: E402
+
+from wsss_blocks import backbones, data  # noqa: E402
+from wsss_blocks.data import images as image_files  # noqa: E402
+
+# All loss terms from the first step on, and small images: what is tested is the wiring.
+FAST = {
+    "steps": 2, "batch_size": 2, "lea_start": 0, "seg_start": 0, "warmup": 0, "workers": 0,
+    "eval_images": 2, "weights": None, "device": "cpu", "eval_every": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def voc(tmp_path_factory):
+    """Scenes in VOC's layout, under VOC's class names."""
+    root = tmp_path_factory.mktemp("voc")
+    data.write_voc_layout(root, train=6, val=2)
+    base = root / "VOC2012"
+    for xml in (base / "Annotations").glob("*.xml"):
+        text = xml.read_text()
+        for digit, name in zip(data.DIGIT_NAMES, data.VOC_NAMES, strict=False):
+            text = text.replace(f"<name>{digit}</name>", f"<name>{name}</name>")
+        xml.write_text(text)
+    lists = base / "ImageSets" / "Segmentation"
+    (lists / "train_aug.txt").write_text((lists / "train.txt").read_text())
+    return root
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Scenes as plain folders with a label file."""
+    root = tmp_path_factory.mktemp("folder")
+    for split in ("train", "val"):
+        rows = {}
+        for i, sample in enumerate(data.Scenes(split, size=4, with_masks=True)):
+            if i == 4:
+                break
+            path = root / split / "images" / f"{sample['id']}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = (sample["image"].permute(1, 2, 0) * 255).byte().numpy()
+            Image.fromarray(pixels).save(path)
+            data.write_mask(root / split / "masks" / path.name, sample["mask"])
+            present = sample["labels"].nonzero().flatten().tolist()
+            rows[sample["id"]] = [data.DIGIT_NAMES[k] for k in present]
+        data.WeakLabels(data.DIGIT_NAMES, rows).save(root / split / "labels.json")
+    return root
+
+
+def config(preset: str, output: Path, **changes) -> Config:
+    cfg = PRESETS[preset]
+    if cfg.size > 96:
+        changes = {"size": 64, "cam_scales": cfg.cam_scales[:1], "eval_scales": (1.0,)} | changes
+    return dataclasses.replace(cfg, output=output, **(FAST | changes))
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch):
+    """Twelve scenes instead of 2,200: generating and scoring them is not what is tested here."""
+
+    class Few(data.Scenes):
+        def __init__(self, split="train", **options):
+            super().__init__(split, size=8 if split == "train" else 4, **options)
+
+    monkeypatch.setattr("wsss_blocks.data.opening.Scenes", Few)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_each_preset_trains_evaluates_and_draws(preset, tmp_path, voc, folder):
+    root = {"voc": voc, "folder": folder}.get(PRESETS[preset].data)
+    results = main(config(preset, tmp_path, root=root))
+    expected = {"cam_miou", "cam_par_miou", "text_cam_miou", "pseudo_label_miou", "seg_miou"}
+    assert expected <= set(results)
+    assert all(0 <= value <= 1 for value in results.values())
+    for name in ("metrics.json", "config.json", "model.safetensors", "figures/segmentation.png"):
+        assert (tmp_path / name).is_file(), name
+
+
+def losses_of(cfg: Config) -> list[dict[str, float]]:
+    """Train and record the loss terms of each step."""
+    seen, forward = [], train_dalnet.DALNet.forward
+
+    def spy(self, batch, active):
+        terms = forward(self, batch, active)
+        seen.append({name: term.item() for name, term in terms.items()})
+        return terms
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_dalnet.DALNet, "forward", spy)
+        main(cfg)
+    return seen
+
+
+def test_no_training_path_reads_a_mask(tmp_path, voc, monkeypatch):
+    cfg = config("voc-small", tmp_path / "a", root=voc, evaluate=False)
+    expected = losses_of(cfg)
+
+    def refuse(path):
+        raise AssertionError(f"training read the mask {path}")
+
+    monkeypatch.setattr(image_files, "read_mask", refuse)
+    monkeypatch.setattr("wsss_blocks.data.folder.read_mask", refuse)
+    assert losses_of(dataclasses.replace(cfg, output=tmp_path / "b")) == expected
+    # The guard works: evaluation does read masks.
+    with pytest.raises(AssertionError, match="training read the mask"):
+        main(dataclasses.replace(cfg, output=tmp_path / "c", evaluate=True))
+
+
+def test_masks_may_be_absent(tmp_path, voc):
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("JPEGImages", "Annotations", "ImageSets"):
+        (root / "VOC2012").mkdir(exist_ok=True)
+        (root / "VOC2012" / name).symlink_to(voc / "VOC2012" / name)
+    cfg = config("voc-small", tmp_path / "run", root=root, evaluate=False)
+    assert losses_of(cfg) == losses_of(dataclasses.replace(cfg, root=voc, output=tmp_path / "ref"))
+
+
+class StopError(Exception):
+    pass
+
+
+def test_interrupted_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    whole = config("scenes", tmp_path / "whole", steps=5, save_every=2, evaluate=False, warmup=1)
+    main(whole)
+    parts = dataclasses.replace(whole, output=tmp_path / "parts", resume=True)
+    forward, calls = train_dalnet.DALNet.forward, []
+
+    def interrupted(self, batch, active):
+        calls.append(1)
+        if len(calls) == 4:
+            raise StopError
+        return forward(self, batch, active)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_dalnet.DALNet, "forward", interrupted)
+        with pytest.raises(StopError):
+            main(parts)
+    main(parts)
+    a, b = (load_file(c.output / "model.safetensors") for c in (whole, parts))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_one_batch_is_overfitted(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        data.Scenes, "__len__", lambda self: 2 if self.split == "train" else self.size
+    )
+    seen = losses_of(
+        config("scenes", tmp_path, steps=25, evaluate=False, gia=False, lea=False, seg=False)
+    )
+    assert seen[-1]["cls"] < 0.5 * seen[0]["cls"]
+
+
+def test_predict_writes_masks_of_any_size(tmp_path):
+    cfg = config("scenes", tmp_path, evaluate=False)
+    main(cfg)
+    photo = tmp_path / "ein Bild é.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 71, 3), np.uint8)).save(photo)
+    main(dataclasses.replace(cfg, predict=(photo,)))
+    mask = Image.open(tmp_path / "predictions" / "ein Bild é.png")
+    assert mask.size == (71, 50)
+    assert mask.mode == "P"
+    assert np.asarray(mask).max() <= 10
+
+
+def test_text_bank_from_a_file_is_used_and_checked(tmp_path):
+    bank = backbones.TextBank.stand_in(data.DIGIT_NAMES, dim=16, seed=3)
+    bank.save(tmp_path / "text.safetensors")
+    cfg = config("scenes", tmp_path / "run", text=tmp_path / "text.safetensors", evaluate=False)
+    main(cfg)
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    torch.testing.assert_close(saved["bank.classes"], bank.classes)
+    backbones.TextBank.stand_in(("a", "b"), dim=16, seed=3).save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="names"):
+        main(dataclasses.replace(cfg, text=tmp_path / "other.safetensors"))
+
+
+def test_demo_finishes_skips_what_is_done_and_writes_the_table(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "scenes", dataclasses.replace(PRESETS["scenes"], **FAST))
+    options = demo.Demo(output=tmp_path, steps=2, eval_images=2)
+    first = demo.main(options)
+    assert set(first) == set(demo.COLUMNS)
+    assert (tmp_path / "figures" / "dalnet_segmentation.png").is_file()
+    monkeypatch.setattr(demo, "train", lambda cfg: pytest.fail(f"{cfg.output} was trained twice"))
+    assert demo.main(options) == pytest.approx(first, abs=1e-4)
+
+
+@pytest.mark.ddp
+def test_two_processes_train_together(tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        str(EXAMPLES / "train_dalnet.py"), "--output", str(tmp_path), "--steps", "2",
+        "--batch-size", "2", "--lea-start", "0", "--seg-start", "0", "--device", "cpu",
+        "--eval-images", "4", "--no-evaluate",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "model.safetensors").is_file()

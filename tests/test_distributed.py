@@ -1,0 +1,200 @@
+"""Two gloo processes are started once; every test reads what they computed."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from contract import assert_close
+
+from wsss_blocks.distributed import (
+    all_gather_with_grad,
+    mean_over_ranks,
+    rank,
+    sum_over_ranks,
+    world_size,
+)
+from wsss_blocks.losses import (
+    balanced_segmentation_loss,
+    cross_contrastive_loss,
+    global_implicit_alignment_loss,
+    patch_token_contrast_loss,
+)
+
+RANKS = 2
+SPLITS = ((3, 1), (1, 3), (2, 2))  # images per rank; the last image contributes nothing
+
+
+def random(*shape, seed):
+    # not from strategies: the processes would import hypothesis, for nothing
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def union():
+    """Four images whose foreground, background and ignored pixels are unevenly spread."""
+    mask = torch.tensor(
+        [
+            [[0, 1, 1], [0, 2, 3], [0, 2, 255]],
+            [[2, 2, 0], [255, 255, 255], [255, 255, 255]],
+            [[1, 1, 1], [1, 3, 3], [0, 3, 2]],
+            [[255, 255, 255], [255, 255, 255], [255, 255, 255]],
+        ]
+    )
+    labels = torch.tensor([[1, 1, 1], [0, 1, 0], [1, 0, 1], [0, 0, 0]]).double()
+    return random(4, 5, 3, 3, seed=0), mask, labels
+
+
+def projection():
+    """The parameter that both ranks share."""
+    return random(5, 5, seed=1).requires_grad_()
+
+
+TEXT = random(5, 5, seed=2)
+
+
+def cross(w, features, mask, labels, **options):
+    features = torch.einsum("bdhw,de->behw", features, w)
+    return cross_contrastive_loss(
+        features, mask, labels, TEXT[:3], TEXT[3:], background_weight=0.5, **options
+    )
+
+
+LOSSES = {
+    "global_implicit_alignment": lambda w, x, mask, labels, **k: global_implicit_alignment_loss(
+        x.mean((2, 3)) @ w, labels, TEXT[:3], TEXT[3:], **k
+    ),
+    "cross_contrastive": cross,
+    "cross_contrastive_token": lambda *a, **k: cross(*a, pool="token", **k),
+    "cross_contrastive_batch": lambda *a, **k: cross(*a, variant="batch", **k),
+    "patch_token_contrast": lambda w, x, mask, labels, **k: patch_token_contrast_loss(
+        torch.einsum("bdhw,de->behw", x, w), mask, **k
+    ),
+    "balanced_segmentation": lambda w, x, mask, labels, **k: balanced_segmentation_loss(
+        torch.einsum("bdhw,de->behw", x, w), mask, **k
+    ),
+}
+CASES = [
+    (name, split)
+    for name in LOSSES
+    for split in SPLITS
+    if name != "cross_contrastive_batch" or split == (2, 2)  # gathers, so wants one B
+]
+
+
+def rank_average(name, split, gather):
+    """Loss and gradient as DistributedDataParallel has them: averaged over the ranks."""
+    start = sum(split[: rank()])
+    part = [x[start : start + split[rank()]] for x in union()]
+    w = projection()
+    loss = LOSSES[name](w, *part, gather_distributed=gather)
+    (grad,) = torch.autograd.grad(loss, w)
+    return sum_over_ranks(loss) / RANKS, sum_over_ranks(grad.contiguous()) / RANKS
+
+
+def gathered_rows():
+    return random(2 * RANKS, 3, seed=3)
+
+
+def rank_loss(everyone, of_rank):
+    return ((of_rank + 1) * everyone**3).sum() + everyone[of_rank].prod()
+
+
+def worker(of_rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=of_rank,
+        world_size=RANKS,
+        timeout=timedelta(seconds=60),
+    )
+    results = {"rank": rank(), "world_size": world_size()}
+    x = gathered_rows()[2 * of_rank : 2 * of_rank + 2].requires_grad_()
+    everyone = all_gather_with_grad(x)
+    results["gathered"] = everyone.detach()
+    (results["gathered_grad"],) = torch.autograd.grad(rank_loss(everyone, of_rank), x)
+
+    # the sum that gathered rows take part in hands one gradient tensor to both of its terms
+    w = projection()
+    term = w[: RANKS**2] * 1  # made before the gather, hence differentiated after it
+    shared = all_gather_with_grad(w[:RANKS]) + term
+    results["term_grad"], _ = torch.autograd.grad((2 * shared).sum(), (term, w))
+    strided = TEXT.T if of_rank else TEXT.T.contiguous()
+    results["strided_sum"] = sum_over_ranks(strided)
+
+    count = torch.tensor(of_rank * 3)  # nothing on rank 0
+    results["sum"], results["count"] = sum_over_ranks(count), count
+    total = torch.tensor(6.0 * of_rank)
+    results["mean"] = mean_over_ranks(total, count, gather_distributed=True)
+    results["local_mean"] = mean_over_ranks(total, count, gather_distributed=False)
+
+    for case in CASES:
+        results[case, True] = rank_average(*case, gather=True)
+        results[case, False] = rank_average(*case, gather=False)
+    torch.save(results, f"{folder}/{of_rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(worker, args=(str(folder),), nprocs=RANKS)
+    return [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(RANKS)]
+
+
+@pytest.mark.ddp
+def test_gather_is_the_concatenation_and_its_gradient_that_of_all_losses(ranks):
+    everyone = gathered_rows().requires_grad_()
+    total = rank_loss(everyone, 0) + rank_loss(everyone, 1)
+    (expected,) = torch.autograd.grad(total, everyone)
+    for result in ranks:
+        assert_close(result["gathered"], everyone)
+    assert_close(torch.cat([result["gathered_grad"] for result in ranks]), expected)
+
+
+@pytest.mark.ddp
+def test_gather_leaves_the_gradient_of_other_tensors_alone(ranks):
+    for result in ranks:
+        assert (result["term_grad"] == 2).all()
+
+
+@pytest.mark.ddp
+def test_sum_does_not_depend_on_memory_layout(ranks):
+    for result in ranks:
+        assert_close(result["strided_sum"], 2 * TEXT.T)
+
+
+@pytest.mark.ddp
+def test_sums_and_means(ranks):
+    assert [(r["rank"], r["world_size"]) for r in ranks] == [(0, 2), (1, 2)]
+    assert [r["sum"].item() for r in ranks] == [3, 3]
+    assert [r["count"].item() for r in ranks] == [0, 3], "the argument was overwritten"
+    assert [r["mean"].item() for r in ranks] == [0.0, 4.0]  # averages to 6 / 3
+    assert [r["local_mean"].item() for r in ranks] == [0.0, 2.0]
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_average_over_ranks_is_the_single_process(ranks, case):
+    w = projection()
+    loss = LOSSES[case[0]](w, *union())
+    (grad,) = torch.autograd.grad(loss, w)
+    assert grad.abs().max() > 1e-3
+    for result in ranks:
+        assert_close(result[case, True][0], loss)
+        assert_close(result[case, True][1], grad)
+        # a mean of the ranks' own means is something else: the counts are uneven
+        assert (result[case, False][1] - grad).abs().max() > 1e-4
+
+
+def test_single_process():
+    assert (rank(), world_size()) == (0, 1)
+    x = torch.ones(2, 3, requires_grad=True)
+    assert all_gather_with_grad(x) is x
+    assert not sum_over_ranks(x).requires_grad
+    for gather in (False, True):
+        mean = mean_over_ranks(x.sum(), torch.tensor(3), gather_distributed=gather)
+        assert mean == 2
+        assert mean.requires_grad
+        assert mean_over_ranks(x.sum() * 0, torch.tensor(0), gather_distributed=gather) == 0

@@ -1,0 +1,186 @@
+"""The documentation names what exists, its code runs, and its results come from JSON."""
+
+import dataclasses
+import importlib
+import json
+import re
+import statistics
+import zlib
+from pathlib import Path
+
+import pytest
+
+import wsss_blocks
+from tools import result_tables
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+GUIDES = sorted([DOCS / "quickstart.md", *(DOCS / "guides").glob("*.md")])
+
+
+def public_names(package: str) -> set[str]:
+    return set(importlib.import_module(f"wsss_blocks.{package}").__all__)
+
+
+def listed_names(page: Path) -> list[str]:
+    """Names under the autosummary directives of an API page."""
+    blocks = re.findall(r"\.\. autosummary::\n(?:   :.*\n)*\n((?:   \S+\n)+)", page.read_text())
+    return [line.strip() for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("package", wsss_blocks.__all__)
+def test_each_public_name_is_listed_once(package):
+    listed = listed_names(DOCS / "api" / f"{package}.rst")
+    assert len(listed) == len(set(listed))
+    assert set(listed) == public_names(package)
+    assert f"module:: wsss_blocks.{package}\n" in (DOCS / "api" / f"{package}.rst").read_text()
+
+
+def test_each_package_has_a_page():
+    pages = {path.stem for path in (DOCS / "api").glob("*.rst")} - {"index"}
+    assert pages == set(wsss_blocks.__all__)
+    entries = re.findall(r"^   (\w+)$", (DOCS / "api" / "index.rst").read_text(), re.MULTILINE)
+    assert set(entries) == pages
+
+
+def inventory(path: Path) -> set[str]:
+    """Names in a Sphinx inventory: four header lines, then zlib."""
+    body = path.read_bytes().split(b"\n", 4)[4]
+    return {line.split(" ", 1)[0] for line in zlib.decompress(body).decode().splitlines()}
+
+
+def test_each_public_name_is_in_the_built_inventory():
+    path = DOCS / "_build" / "html" / "objects.inv"
+    sources = (ROOT / "src" / "wsss_blocks").glob("*/__init__.py")
+    if not path.is_file() or path.stat().st_mtime < max(s.stat().st_mtime for s in sources):
+        pytest.skip("no docs are built from this source (make docs); the pages are checked above")
+    wanted = {f"wsss_blocks.{p}.{n}" for p in wsss_blocks.__all__ for n in public_names(p)}
+    assert wanted <= inventory(path)
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda path: path.stem)
+def test_code_of_guides_runs(page, tmp_path, monkeypatch):
+    # One namespace per page, in an empty folder, as a reader who follows it from the top.
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in python_blocks(page):
+        exec(compile(block, page.name, "exec"), namespace)
+
+
+def test_dalnet_results_are_generated():
+    text = (DOCS / "systems" / "dalnet.md").read_text()
+    for name in result_tables.SYSTEM_TABLES:
+        assert f"```{{include}} ../_generated/{name}.md\n```" in text
+    assert "±" not in text, "a measured number is typed into the page: it belongs into the JSON"
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A file of results as the benchmarks write it, and what it holds."""
+    content = {
+        "command": "python train.py --seed 0",
+        "commit": "abc1234",
+        "date": "2026-01-02",
+        "hardware": {"cpu": "Some CPU", "threads": 2, "gpu": None},
+        "protocol": {"seg": {"line": "scenes val, 200 images", "dataset": "scenes"}},
+        "notes": ["A note."],
+        "columns": ["CAM", "steps", "seconds"],
+        "rows": [
+            {"name": "base", "seeds": {"0": {"CAM": 40.0, "steps": 100}, "1": {"CAM": 43.5}}},
+            {"name": "a | b", "seeds": {"0": {"CAM": 50.25, "steps": 200, "seconds": 0.5}}},
+        ],
+    }
+    path = tmp_path / "benchmarks" / "results" / "x.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    return path, content
+
+
+def test_table_shows_mean_and_standard_deviation(results):
+    table = result_tables.system_table(result_tables.read_results(results[0])).splitlines()
+    spread = statistics.stdev([40.0, 43.5])
+    assert table[0] == "|  | CAM | steps | seconds | seeds |"
+    assert table[2] == f"| base | 41.8 ± {spread:.1f} | 100 (n = 1) | n/a | 2 |"
+    assert table[3] == "| a \\| b | 50.2 | 200 | 0.500 | 1 |"
+
+
+def test_page_says_where_the_numbers_come_from(results):
+    page = result_tables.system_page(results[1])
+    for fact in ("python train.py --seed 0", "abc1234", "Some CPU", "scenes val, 200", "A note."):
+        assert fact in page
+    assert "None" not in page
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("commit"), "must have 'commit'"),
+        (lambda c: c["rows"][0].update(seeds={}), "at least one seed"),
+        (lambda c: c["rows"][0]["seeds"]["0"].update(other=1.0), "not among the columns"),
+        (lambda c: c["rows"][0]["seeds"]["0"].update(CAM="40"), "must be a number"),
+    ],
+)
+def test_malformed_results_are_refused(results, change, message):
+    path, content = results
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        result_tables.read_results(path)
+
+
+def test_benchmark_table_says_what_was_not_measured(tmp_path):
+    rows = [
+        {"name": "ours", "ms": 1.5, "ratio": 1.0, "mib": 2.0, "difference": 0.0},
+        {"name": "peer", "ms": 6.0, "ratio": 4.0, "mib": None, "difference": 0.0},
+        {"name": "other", "absent": True},
+    ]
+    bars = [{"over": "peer", "wanted": 5.0, "met": False}]
+    case = {"case": "B1", "device": "cpu", "reference": "ours", "rows": rows, "bars": bars}
+    content = {"name": "bench_x", "command": "run", "commit": "abc", "date": "today"}
+    content |= {"hardware": {"cpu": "Some CPU"}, "cases": [case], "quick": False}
+    path = tmp_path / "bench_x.json"
+    path.write_text(json.dumps(content))
+    page = result_tables.benchmark_page(result_tables.read_benchmarks(tmp_path))
+    assert "| B1 | ours | 1.5 | 1.00 | 2.0 | not measured |  |  |" in page
+    assert "|  | peer | 6 | 4.00 | n/a | not measured |  |  |" in page
+    assert "|  | other | not installed |" in page
+    assert "Not met on cpu, B1: 5 times faster than peer." in page
+    path.write_text(json.dumps(content | {"quick": True}))
+    with pytest.raises(ValueError, match="quick run"):
+        result_tables.read_benchmarks(tmp_path)
+
+
+def test_preset_table_tells_numbers_from_flags():
+    @dataclasses.dataclass
+    class Config:
+        preset: str = "a"
+        gia: bool = True
+        start: int = 0
+        lr: float = 1.0
+        scales: tuple[float, ...] = ()
+
+    table = result_tables.preset_table({"a": Config(), "b": Config(gia=False, scales=(1.0, 0.5))})
+    lines = table.splitlines()
+    assert lines[0] == "|  | `a` | `b` |"
+    assert lines[2:] == [
+        "| `gia` | yes | no |",
+        "| `start` | 0 | 0 |",
+        "| `lr` | 1.0 | 1.0 |",
+        "| `scales` | none | 1.0, 0.5 |",
+    ]
+
+
+def test_missing_results_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"results/dalnet_scenes\.json is missing"):
+        result_tables.read_results(tmp_path / "results" / "dalnet_scenes.json")
+
+
+def test_committed_results_can_be_read():
+    for name in result_tables.SYSTEM_TABLES:
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        if path.is_file():
+            assert result_tables.system_page(result_tables.read_results(path))

@@ -1,0 +1,282 @@
+"""Make the tables of the docs and of the README from the committed results.
+
+A table of systems comes from ``benchmarks/results/<name>.json``::
+
+    {"command": str, "commit": str, "date": str, "hardware": {...}, "protocol": {name: {...}},
+     "notes": [str], "columns": [str],
+     "rows": [{"name": str, "seeds": {"0": {column: number, ...}, ...}}]}
+
+Each cell is mean ± sample standard deviation over the seeds. The tables of single blocks come from
+the ``bench_*.json`` anywhere below that folder (see ``benchmarks/_harness.py``), the table of
+presets from the training script.
+
+Usage::
+
+    python tools/result_tables.py            # write docs/_generated/*.md
+    python tools/result_tables.py --readme   # rewrite the results in README.md
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SYSTEM_TABLES = ("dalnet_scenes", "dalnet_scenes_sweep", "dalnet_voc_small")
+README_TABLES = {
+    "dalnet_scenes": "Generated scenes (`--data scenes`)",
+    "dalnet_voc_small": "Photographs, a subset of PASCAL VOC 2012 (`--preset voc-small`)",
+}
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+NOTHING = "n/a"
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read and check one file of results; say in words what is wrong with it."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent.name}/{path.name} is missing: tables are made from committed results, "
+            "never typed. Run the benchmark that writes it."
+        )
+    content = json.loads(path.read_text())
+    wanted = {
+        "command": str,
+        "commit": str,
+        "date": str,
+        "hardware": dict,
+        "protocol": dict,
+        "notes": list,
+        "columns": list,
+        "rows": list,
+    }
+    for key, kind in wanted.items():
+        if not isinstance(content.get(key), kind):
+            raise ValueError(f"{path.name} must have {key!r} of type {kind.__name__}.")
+    columns = content["columns"]
+    for row in content["rows"]:
+        if not row.get("seeds"):
+            raise ValueError(f"{path.name}: row {row.get('name')!r} must have at least one seed.")
+        for seed, values in row["seeds"].items():
+            for column, value in values.items():
+                where = f"{path.name}: row {row['name']!r}, seed {seed}"
+                if column not in columns:
+                    raise ValueError(f"{where}: {column!r} is not among the columns.")
+                if value is not None and (
+                    isinstance(value, bool) or not isinstance(value, int | float)
+                ):
+                    raise ValueError(f"{where}: {column!r} must be a number, got {value!r}.")
+    return content  # type: ignore[no-any-return]
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out a table, the first column left, the others right."""
+    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def _cell(values: list[float], seeds: int, decimals: int) -> str:
+    if not values:
+        return NOTHING
+    cell = f"{statistics.fmean(values):.{decimals}f}"
+    if len(values) > 1:
+        cell += f" ± {statistics.stdev(values):.{decimals}f}"
+    return cell if len(values) == seeds else f"{cell} (n = {len(values)})"
+
+
+def _decimals(values: list[float]) -> int:
+    if all(float(v).is_integer() for v in values):
+        return 0
+    largest = max(map(abs, values))
+    return 0 if largest >= 1000 else 1 if largest >= 2 else 3
+
+
+def system_table(content: dict[str, Any]) -> str:
+    """Return mean ± standard deviation of each column, one line per row."""
+    columns = content["columns"]
+    cells = {
+        (r, column): [v for s in row["seeds"].values() if (v := s.get(column)) is not None]
+        for r, row in enumerate(content["rows"])
+        for column in columns
+    }
+    lines = [[row["name"]] for row in content["rows"]]
+    for column in columns:
+        every = [v for r in range(len(lines)) for v in cells[r, column]]
+        decimals = _decimals(every)
+        for r, line in enumerate(lines):
+            line.append(_cell(cells[r, column], len(content["rows"][r]["seeds"]), decimals))
+    for line, row in zip(lines, content["rows"], strict=True):
+        line.append(str(len(row["seeds"])))
+    return markdown_table(["", *columns, "seeds"], lines)
+
+
+def describe_hardware(hardware: dict[str, Any]) -> str:
+    """Return one line for people."""
+    bare = {"cpu", "platform"}
+    parts = [str(v) if k in bare else f"{k} {v}" for k, v in hardware.items() if v is not None]
+    return ", ".join(parts)
+
+
+def describe_protocol(protocol: dict[str, Any]) -> str:
+    """Return the protocol's own line, or its fields."""
+    line = protocol.get("line")
+    return str(line) if line else ", ".join(f"{k} {v}" for k, v in protocol.items())
+
+
+def system_page(content: dict[str, Any]) -> str:
+    """Return the table with what each number must come with."""
+    facts = [f"- {note}" for note in content["notes"]]
+    facts += [f"- Protocol, {n}: {describe_protocol(p)}." for n, p in content["protocol"].items()]
+    facts += [
+        "- Cells are mean ± sample standard deviation over the seeds.",
+        f"- Hardware: {describe_hardware(content['hardware'])}.",
+        f"- Commit `{content['commit']}`, {content['date']}.",
+    ]
+    command = f"```bash\n{content['command']}\n```"
+    return f"{system_table(content)}\n\n{command}\n\n" + "\n".join(facts) + "\n"
+
+
+def read_benchmarks(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read the benchmark files below a folder, by the name of the benchmark."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.rglob("bench_*.json")):
+        content = json.loads(path.read_text())
+        for key in ("name", "command", "commit", "date", "hardware", "cases"):
+            if key not in content:
+                raise ValueError(
+                    f"{path.name} must have {key!r}, as benchmarks/_harness.py writes it."
+                )
+        if content.get("quick"):
+            raise ValueError(f"{path.name} holds a quick run: its sizes measure nothing.")
+        found.setdefault(content["name"], []).append(content)
+    return found
+
+
+def benchmark_page(benchmarks: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Return one table per benchmark; what no GPU has run is said to be not measured."""
+    parts = []
+    for name, files in benchmarks.items():
+        cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+        unmet = []
+        for case in (case for content in files for case in content["cases"]):
+            for row in case["rows"]:
+                cells.setdefault((case["case"], row["name"]), {})[case["device"]] = row
+            unmet += [
+                f"- Not met on {case['device']}, {case['case']}: "
+                f"{bar['wanted']:g} times faster than {bar['over']}."
+                for bar in case["bars"]
+                if not bar["met"]
+            ]
+        header = ["case", "variant", *(f"{d} {x}" for d in ("CPU", "GPU") for x in _UNITS)]
+        rows, last = [], ""
+        for (case_name, variant), by_device in cells.items():
+            shown = [x for d in ("cpu", "cuda") for x in _timing(by_device.get(d))]
+            rows.append(["" if case_name == last else case_name, variant, *shown])
+            last = case_name
+        facts = [
+            f"- `{content['command']}`; {describe_hardware(content['hardware'])}; commit "
+            f"`{content['commit']}`, {content['date']}."
+            for content in files
+        ]
+        title = name.removeprefix("bench_").replace("_", " ")
+        parts += [f"## {title}", markdown_table(header, rows), "\n".join(unmet + facts)]
+    return "\n\n".join(parts or ["No benchmark has been recorded yet."]) + "\n"
+
+
+_UNITS = ("ms", "ratio", "MiB")
+
+
+def _timing(row: dict[str, Any] | None) -> list[str]:
+    if row is None:
+        return ["not measured", "", ""]
+    if row.get("absent"):
+        return ["not installed", "", ""]
+    memory = NOTHING if row["mib"] is None else f"{row['mib']:.1f}"
+    return [f"{row['ms']:.3g}", f"{row['ratio']:.2f}", memory]
+
+
+def read_presets(script: Path) -> Mapping[str, Any]:
+    """Import a training script and return its presets."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[script.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.PRESETS  # type: ignore[no-any-return]
+
+
+def preset_table(presets: Mapping[str, Any]) -> str:
+    """Return one line per option and one column per preset."""
+    of_a_run = {"preset", "root", "output", "resume", "seed", "device", "predict", "workers"}
+    of_a_run |= {"compile", "mixed_precision", "save_every", "evaluate", "eval_every", "text"}
+    names = [f.name for f in dataclasses.fields(next(iter(presets.values())))]
+    rows = [
+        [f"`{name}`", *(_option(getattr(preset, name)) for preset in presets.values())]
+        for name in names
+        if name not in of_a_run
+    ]
+    return markdown_table(["", *(f"`{name}`" for name in presets)], rows)
+
+
+def _option(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_option, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value in (None, "") else str(value)
+
+
+def write_generated(root: Path = ROOT) -> None:
+    """Write ``docs/_generated/*.md``, what the pages of the docs include."""
+    results, folder = root / "benchmarks" / "results", root / "docs" / "_generated"
+    folder.mkdir(exist_ok=True)
+    pages = {name: system_page(read_results(results / f"{name}.json")) for name in SYSTEM_TABLES}
+    pages["benchmarks"] = benchmark_page(read_benchmarks(results))
+    pages["dalnet_presets"] = (
+        preset_table(read_presets(root / "examples" / "train_dalnet.py")) + "\n"
+    )
+    for name, text in pages.items():
+        path = folder / f"{name}.md"
+        if not path.is_file() or path.read_text() != text:  # an unchanged file is not rebuilt
+            path.write_text(text)
+
+
+def readme_results(root: Path = ROOT) -> str:
+    """Return the results section of the README."""
+    parts = []
+    for name, title in README_TABLES.items():
+        content = read_results(root / "benchmarks" / "results" / f"{name}.json")
+        parts += [
+            f"**{title}**",
+            system_table(content),
+            f"`{content['command']}`",
+            f"{describe_hardware(content['hardware'])}; commit `{content['commit']}`.",
+        ]
+    return "\n\n".join(parts)
+
+
+def update_readme(text: str, results: str) -> str:
+    """Replace what stands between the markers."""
+    head, rest = text.split(BEGIN)
+    _, tail = rest.split(END)
+    return f"{head}{BEGIN}\n\n{results}\n\n{END}{tail}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--readme", action="store_true", help="rewrite the results in README.md")
+    if parser.parse_args().readme:
+        path = ROOT / "README.md"
+        path.write_text(update_readme(path.read_text(), readme_results()))
+    else:
+        write_generated()
+
+
+if __name__ == "__main__":
+    main()
