@@ -41,7 +41,7 @@ class Config(cli.RunConfig):
     layer: int | None = 2  # of the object mask (0-based block, or CNN stage); None: the final one
     skip: int | None = 2  # layer that gives the decoder a finer grid
     top_k: float = 0.1  # share of positions that is pooled; 0 pools the maximum, as ToCo does
-    hidden: int = 128  # channels of the decoder
+    hidden: int = 64  # channels of the decoder
     dilation: int = 2
     text: Path | None = None  # a saved TextBank; without one, stand-in vectors
     text_dim: int = 64  # of the stand-in
@@ -60,7 +60,9 @@ class Config(cli.RunConfig):
     source: Literal["classifier", "text", "layer"] = "classifier"  # the map they are made from
     cam_scales: tuple[float, ...] = ()  # (): the class map of the training forward itself
     thresholds: tuple[float, float] = (0.05, 0.15)
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 12)  # of the refinement, in half-size pixels
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 12)  # of the refinement, in its pixels
+    refine_stride: int = 2  # image pixels per pixel of the refinement
+    label_stride: int = 2  # and per pixel of the pseudo-label, which the decoder's loss has too
     # images and optimisation
     size: int = 96
     square: bool = False  # show the network whole images, squeezed into a square; else crops
@@ -71,15 +73,13 @@ class Config(cli.RunConfig):
     eval_scales: tuple[float, ...] = (1.0,)
 
 
-SOURCES = ("classifier", "text", "layer")
 VOC = Config(
-    data="voc", preset="voc", split="train_aug", weights="pretrained", layer=9, skip=None,
-    encoder="vit_base_patch16_224.augreg_in21k_ft_in1k", hidden=512, dilation=5, top_k=0.0,
-    gia_weight=1.0, lea_weight=1.0, seg_weight=0.1, lea_start=1000, seg_start=2000, text_dim=512,
+    data="voc", preset="voc", split="train_aug", weights="pretrained", layer=9, top_k=0.0,
+    encoder="vit_base_patch16_224.augreg_in21k_ft_in1k", hidden=512, dilation=5, text_dim=512,
+    gia_weight=1.0, lea_weight=1.0, seg_weight=0.1, lea_start=1000, seg_start=2000, label_stride=1,
     thresholds=(0.25, 0.7), cam_scales=(1.0, 0.5, 1.5), dilations=(1, 2, 4, 8, 12, 24), size=448,
     scale=(0.5, 2.0), flip=True, colour="photometric", steps=20_000, batch_size=4, lr=6e-5,
-    warmup=1500, head_lr=10.0, eval_every=2000, save_every=2000, eval_scales=(1.0, 1.25, 1.5),
-    workers=4,
+    skip=None, head_lr=10.0, eval_every=2000, eval_scales=(1.0, 1.25, 1.5), warmup=1500, workers=4,
 )  # fmt: skip
 PRESETS = {
     "scenes": Config(),
@@ -87,13 +87,12 @@ PRESETS = {
     "voc": VOC,
     "voc-small": Config(
         data="voc", preset="voc-small", encoder="mobilenet", neck=512, layer=None, skip=None,
-        text_dim=512, gia_weight=1.0, lea_weight=1.0, lea_start=150, seg_start=300, beta=0.25,
-        size=384, square=True, scale=(1.0, 1.0), flip=True, cache=True, steps=600, lr=1e-3,
+        gia_weight=1.0, lea_weight=1.0, lea_start=100, seg_start=200, steps=600, batch_size=8,
+        refine_stride=4, label_stride=4, thresholds=(0.25, 0.7), dilations=(1, 2, 4, 8, 12, 24),
+        size=384, square=True, scale=(1.0, 1.0), flip=True, cache=True, text_dim=512, lr=1e-3,
     ),
-    "coco": replace(
-        VOC, data="folder", preset="coco", steps=80_000, batch_size=8, lea_start=8000,
-        seg_start=8000, thresholds=(0.25, 0.65),
-    ),
+    "coco": replace(VOC, data="folder", preset="coco", steps=80_000, batch_size=8,
+                    lea_start=8000, seg_start=8000, thresholds=(0.25, 0.65)),
     "folder": replace(VOC, data="folder", preset="folder"),
 }  # fmt: skip
 
@@ -121,7 +120,8 @@ class DALNet(nn.Module):
             dilation=cfg.dilation,
             skip_dim=dims.get(cfg.skip),
         )
-        self.refiner = PixelAdaptiveRefine(dilations=cfg.dilations)
+        downsample = max(1, cfg.refine_stride // cfg.label_stride)
+        self.refiner = PixelAdaptiveRefine(dilations=cfg.dilations, downsample=downsample)
 
     def encode(self, images: Tensor, cached: Tensor | None = None):
         if cached is None:
@@ -150,17 +150,21 @@ class DALNet(nn.Module):
         if cfg.cam_scales:
             size, maps_of = images.shape[-2:], lambda views: self.maps(*self.encode(views))
             maps = cam.multi_scale_cam(maps_of, images, scales=cfg.cam_scales, size=size)
-        chosen = cam.normalize_cam(maps[SOURCES.index(cfg.source)]) * labels[:, :, None, None]
+        chosen = maps[("classifier", "text", "layer").index(cfg.source)]
+        scores = cam.normalize_cam(chosen) * labels[:, :, None, None]
+        size = [side // cfg.label_stride for side in images.shape[-2:]]
+        box = cam.scale_box(box, image_size=images.shape[-2:], size=size)
+        images = nn.functional.interpolate(images, size, mode="bilinear")
         return refine_to_label(
-            chosen, images, labels, self.refiner, thresholds=cfg.thresholds, box=box
+            scores, images, labels, self.refiner, thresholds=cfg.thresholds, box=box
         )
 
     def forward(self, batch: dict[str, Tensor], active: frozenset[str]) -> dict[str, Tensor]:
         cfg, images, labels, box = self.cfg, batch["image"], batch["labels"], batch["box"]
         text, background = self.bank.classes, self.bank.background
         x, features = self.encode(images, batch.get("features"))
-        out = aux = self.head(x)
-        terms = {"cls": losses.multi_label_soft_margin_loss(out.logits, labels)}
+        aux = self.head(x)
+        terms = {"cls": losses.multi_label_soft_margin_loss(aux.logits, labels)}
         if self.aux_head is not None:
             aux = self.aux_head(features.intermediates[cfg.layer])
             terms["aux"] = losses.multi_label_soft_margin_loss(aux.logits, labels)
@@ -172,9 +176,7 @@ class DALNet(nn.Module):
         if "lea" in active:
             size = x.shape[-2:]
             cells = cam.scale_box(box, image_size=images.shape[-2:], size=size)
-            mask = cam.cam_to_label(
-                aux.cam.detach(), labels, size=size, threshold=cfg.beta, box=cells
-            )
+            mask = cam.cam_to_label(aux.cam, labels, size=size, threshold=cfg.beta, box=cells)
             terms["lea"] = cfg.lea_weight * losses.cross_contrastive_loss(
                 self.project(x), mask, labels, text, background, gather_distributed=True
             )
@@ -197,16 +199,14 @@ def train(cfg: Config, accelerator: Accelerator) -> DALNet:
     model = build_model(cfg, dataset.names).to(device, memory_format=torch.channels_last)
     rates = {"weight_decay": cfg.weight_decay, "multipliers": {"": cfg.head_lr, "encoder.": 1.0}}
     optimizer = torch.optim.AdamW(training.param_groups(model, lr=cfg.lr, **rates))
-    schedule = training.polynomial_schedule(
-        optimizer, total_steps=cfg.steps, warmup_steps=cfg.warmup
-    )
+    length = {"total_steps": cfg.steps, "warmup_steps": cfg.warmup}
+    schedule = training.polynomial_schedule(optimizer, **length)
     starts = {"gia": cfg.gia_start, "lea": cfg.lea_start, "seg": cfg.seg_start}
     phases = training.Phases({term: start for term, start in starts.items() if getattr(cfg, term)})
     step_model = torch.compile(model) if cfg.compile else model
     step_model, optimizer = accelerator.prepare(step_model, optimizer)
-    stateful = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    if accelerator.scaler is not None:
-        stateful["scaler"] = accelerator.scaler
+    scaler = {"scaler": accelerator.scaler} if accelerator.scaler else {}
+    stateful = {"model": model, "optimizer": optimizer, "schedule": schedule} | scaler
     folder, start = cfg.output / "checkpoint", 0
     if cfg.resume and (folder / "latest.json").exists():
         start = training.load_run_state(folder, stateful=stateful)
@@ -247,10 +247,10 @@ def evaluate(cfg: Config, model: DALNet, device: torch.device, **extra: float) -
     """Score class maps, pseudo-labels and decoder; write OUTPUT/metrics.json and OUTPUT/figures."""
     model.eval()
     val, kinds = cli.open_data(cfg, "val", with_masks=True), ("cam", "text_cam", "layer_cam")
+    views = {"scales": cfg.cam_scales or (1.0,), "flip": bool(cfg.cam_scales)}
 
     def class_maps(images: Tensor) -> dict[str, Tensor]:
-        scales, maps_of = cfg.cam_scales or (1.0,), lambda views: model.maps(*model.encode(views))
-        found = cam.multi_scale_cam(maps_of, images, scales=scales, flip=cfg.flip)
+        found = cam.multi_scale_cam(lambda x: model.maps(*model.encode(x)), images, **views)
         return dict(zip(kinds, found, strict=True))
 
     protocol = EvaluationProtocol(
@@ -259,13 +259,16 @@ def evaluate(cfg: Config, model: DALNet, device: torch.device, **extra: float) -
         text=model.bank.source, size_policy=f"{cfg.size} square" if cfg.square else "resize",
     )  # fmt: skip
     seg_fn = partial(decoders.multi_scale_logits, scales=cfg.eval_scales, flip=cfg.flip)
+    refiner = PixelAdaptiveRefine(
+        dilations=cfg.dilations, downsample=cfg.refine_stride, softmax=False
+    )
+    maps_protocol = replace(protocol, flip_reduce="max", scale_reduce="sum", **views)
     return cli.evaluate_system(
-        cfg.output, protocol=protocol, val=val, train=cli.open_data(cfg, "train", with_masks=True),
-        class_maps=class_maps, pseudo_label=model.pseudo_label,
-        logits=partial(seg_fn, model.segment) if cfg.seg else None,
-        refiner=PixelAdaptiveRefine(dilations=cfg.dilations, softmax=False),
-        size=cfg.size if cfg.square else None, train_images=cfg.eval_images, device=device,
-        seed=cfg.seed, extra=extra,
+        cfg.output, protocol=protocol, maps_protocol=maps_protocol, val=val,
+        train=cli.open_data(cfg, "train", with_masks=True), class_maps=class_maps,
+        pseudo_label=model.pseudo_label, logits=partial(seg_fn, model.segment) if cfg.seg else None,
+        refiner=refiner, size=cfg.size if cfg.square else None, train_images=cfg.eval_images,
+        device=device, seed=cfg.seed, extra=extra,
     )  # fmt: skip
 
 
@@ -277,19 +280,16 @@ def main(cfg: Config) -> dict[str, float]:
         saved, extra = cli.load_config(config, like=cfg)
         model = build_model(replace(saved, weights=None), tuple(extra["names"])).to(device).eval()
         training.load_weights(cfg.output / "model.safetensors", model)
-        cli.segment_files(
-            model.segment, cfg.predict, output=cfg.output / "predictions", device=device
-        )
+        folder = cfg.output / "predictions"
+        cli.segment_files(model.segment, cfg.predict, output=folder, device=device)
         return {}
     wall, cpu = time.perf_counter(), time.process_time()
     model = train(cfg, accelerator)
-    spent = {
-        "train_seconds": time.perf_counter() - wall,
-        "train_cpu_seconds": time.process_time() - cpu,
-    }
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if accelerator.is_main_process:
         training.save_weights(cfg.output / "model.safetensors", model)
         cli.save_config(config, cfg, names=model.bank.names)
+    spent = {"train_seconds": wall, "train_cpu_seconds": cpu}
     results = evaluate(cfg, model, device, **spent) if cfg.evaluate else {}
     accelerator.end_training()
     return results

@@ -36,6 +36,7 @@ def evaluate_system(
     val: WeakDataset,
     train: WeakDataset | None,
     protocol: EvaluationProtocol,
+    maps_protocol: EvaluationProtocol | None = None,
     refiner: Refiner,
     size: int | None = None,
     train_images: int = 200,
@@ -59,8 +60,9 @@ def evaluate_system(
         pseudo_label: images, labels ``(1, K)``, box ``(1, 4)`` -> ids ``(1, H, W)``.
         logits: images -> ``(1, K+1, h, w)``; None where there is no decoder yet.
         val: scored, with masks.
-        train: its masks choose thresholds; None takes the threshold of ``protocol``.
-        protocol: what the results have in common.
+        train: its masks choose thresholds; None takes the threshold of the protocol.
+        protocol: of the decoder; its threshold is the one used without ``train``.
+        maps_protocol: of class maps and pseudo-labels, if their views differ.
         refiner: applied to normalised class maps.
         size: side of the square that the functions see; None gives them the image as it is.
         train_images: how many training images choose the thresholds.
@@ -75,6 +77,7 @@ def evaluate_system(
     started = time.perf_counter()
     classes, names = len(val.names) + 1, ("background", *val.names)
     chosen_on = None if train is None else _First(train, train_images)
+    maps_protocol = replace(maps_protocol or protocol, labels_used=True)
 
     def fit(images: Tensor) -> Tensor:
         if size is None:
@@ -102,8 +105,8 @@ def evaluate_system(
         return _upsampled(logits(fit(images)), _size(images)).argmax(1)[0]
 
     scored = score_maps(
-        refined_maps, val, protocol=replace(protocol, labels_used=True), num_classes=classes,
-        chosen_on=chosen_on, device=device,
+        refined_maps, val, protocol=maps_protocol, num_classes=classes, chosen_on=chosen_on,
+        device=device,
     )  # fmt: skip
     results: dict[str, float] = {f"{name}_miou": miou for name, miou in scored.miou.items()}
     protocols = {
@@ -116,8 +119,8 @@ def evaluate_system(
         evaluator = evaluate_masks(decided, chosen_on, num_classes=classes, names=names)
         results["pseudo_label_miou"] = evaluator.compute().miou
         on_train = replace(
-            plain, split=f"train (first {len(chosen_on)}), decided pixels",
-            num_images=len(chosen_on), refiner=str(refiner), labels_used=True,
+            maps_protocol, threshold=None, threshold_source=None, refiner=str(refiner),
+            split=f"train (first {len(chosen_on)}), decided pixels", num_images=len(chosen_on),
         )  # fmt: skip
         protocols["pseudo_label_miou"] = on_train
         labelled = sum(int((chosen_on[i]["mask"] != 255).sum()) for i in range(len(chosen_on)))

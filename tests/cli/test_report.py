@@ -1,0 +1,118 @@
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from wsss_blocks.cli import evaluate_system, segment_files
+from wsss_blocks.data import Scenes
+from wsss_blocks.metrics import EvaluationProtocol, read_metrics
+from wsss_blocks.refine import NoRefiner
+
+
+class Known:
+    """Three scenes, and functions that know their masks by the image."""
+
+    def __init__(self, split):
+        self.scenes = Scenes(split, size=3, with_masks=True)
+        self.names = self.scenes.names
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.scenes[index]
+
+    def mask(self, images):
+        for i in range(3):
+            if torch.equal(self[i]["image"], images[0].cpu()):
+                return self[i]["mask"][None]
+        raise AssertionError("an image that is not of this split")
+
+    def one_hot(self, images):
+        return F.one_hot(self.mask(images), 11).permute(0, 3, 1, 2).float()
+
+
+def run(tmp_path, **changes):
+    val, train = Known("val"), Known("train")
+
+    def class_maps(images):
+        known = val if any(torch.equal(val[i]["image"], images[0]) for i in range(3)) else train
+        return {"cam": known.one_hot(images)[:, 1:]}
+
+    def pseudo_label(images, labels, box):
+        known = val if any(torch.equal(val[i]["image"], images[0]) for i in range(3)) else train
+        label = known.mask(images).clone()
+        label[:, :48] = 255
+        return label
+
+    protocol = EvaluationProtocol(
+        dataset="scenes", split="val", num_images=3, scales=(1,), flip=False, refiner="none",
+        labels_used=False, threshold=0.25, threshold_source="preset",
+    )  # fmt: skip
+    options = {
+        "class_maps": class_maps, "pseudo_label": pseudo_label, "logits": val.one_hot, "val": val,
+        "train": train, "protocol": protocol, "refiner": NoRefiner(), "seed": 7,
+        "extra": {"train_seconds": 1.5},
+    }  # fmt: skip
+    return evaluate_system(tmp_path, **(options | changes))
+
+
+def test_a_system_that_knows_the_truth_scores_one(tmp_path):
+    results = run(tmp_path)
+    for name in ("cam_miou", "cam_par_miou", "pseudo_label_miou", "seg_miou"):
+        assert results[name] == pytest.approx(1.0), name
+    assert results["pseudo_label_decided"] == pytest.approx(0.5)
+
+
+def test_each_number_says_how_it_was_made(tmp_path):
+    run(tmp_path)
+    recorded = read_metrics(tmp_path / "metrics.json")
+    assert recorded.protocol["cam_miou"].labels_used
+    assert recorded.protocol["cam_miou"].threshold_source == "masks of 3 training images"
+    assert recorded.protocol["cam_par_miou"].refiner == "NoRefiner()"
+    assert not recorded.protocol["seg_miou"].labels_used
+    assert recorded.protocol["seg_miou"].threshold is None
+    assert recorded.protocol["pseudo_label_miou"].split.startswith("train (first 3)")
+    assert recorded.run["seed"] == 7
+    assert recorded.run["train_seconds"] == 1.5
+    assert recorded.run["peak_memory_mib"] > 10
+    assert json.loads((tmp_path / "metrics.json").read_text())["unit"] == "per cent"
+    for name in ("segmentation", "thresholds"):
+        with Image.open(tmp_path / "figures" / f"{name}.png") as figure:
+            assert min(figure.size) > 100
+
+
+def test_without_training_masks_or_decoder(tmp_path):
+    results = run(tmp_path, train=None, logits=None)
+    assert set(results) == {"cam_miou", "cam_par_miou"}
+    recorded = read_metrics(tmp_path / "metrics.json")
+    assert recorded.protocol["cam_miou"].threshold_source == "preset"
+    assert recorded.protocol["cam_miou"].threshold == pytest.approx(0.25)
+
+
+def test_the_functions_see_squares_and_are_scored_at_full_size(tmp_path):
+    seen = set()
+
+    def logits(images):
+        seen.add(images.shape[-2:])
+        return torch.zeros(1, 11, 4, 4).index_fill_(1, torch.tensor([0]), 1.0)
+
+    def class_maps(images):
+        return {"cam": torch.rand(1, 10, 3, 3)}
+
+    results = run(
+        tmp_path, size=40, logits=logits, class_maps=class_maps,
+        pseudo_label=lambda x, y, box: torch.zeros(1, 40, 40, dtype=torch.int64),
+    )  # fmt: skip
+    assert seen == {(40, 40)}
+    assert 0 < results["seg_miou"] < 0.2
+
+
+def test_broken_file_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(OSError, match=r"broken\.jpg"):
+        segment_files(lambda x: x, [tmp_path / "broken.jpg"], output=tmp_path / "out")
+    with pytest.raises(OSError, match=r"gone\.jpg"):
+        segment_files(lambda x: x, [tmp_path / "gone.jpg"], output=tmp_path / "out")
