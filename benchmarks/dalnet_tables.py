@@ -34,9 +34,7 @@ FROM_TEXT = ["--source", "text"]
 SCENES = {
     "classification only": [*PLAIN, *CLASSIFY],
     "decoder, no text": PLAIN,
-    "+ GIA": NO_LEA,
-    "+ LEA": NO_GIA,
-    "+ GIA + LEA (DALNet)": [],
+    "DALNet: + GIA + LEA": [],
 }
 SWEEP = {
     f"layer {layer}, beta {beta}": ["--layer", str(layer), "--beta", str(beta)]

@@ -31,7 +31,7 @@ class Config(cli.RunConfig):
     """What DALNet can be told beside the options of every example (:class:`cli.RunConfig`)."""
 
     output: Path = Path("runs/dalnet")
-    steps: int = 1500
+    steps: int = 1100
     lr: float = 1.5e-3
     # the network
     encoder: str = "small-cnn"  # small-cnn, small-vit, mobilenet, or the name of any timm ViT
@@ -53,13 +53,13 @@ class Config(cli.RunConfig):
     lea_weight: float = 0.2
     seg_weight: float = 1.0
     gia_start: int = 0
-    lea_start: int = 600
-    seg_start: int = 600
+    lea_start: int = 450
+    seg_start: int = 450
     beta: float = 0.5  # background threshold of the object mask
     # pseudo-labels
     source: Literal["classifier", "text", "layer"] = "classifier"  # the map they are made from
     cam_scales: tuple[float, ...] = ()  # (): the class map of the training forward itself
-    thresholds: tuple[float, float] = (0.05, 0.15)
+    thresholds: tuple[float, float] = (0.1, 0.15)
     dilations: tuple[int, ...] = (1, 2, 4, 8, 12)  # of the refinement, in its pixels
     refine_stride: int = 2  # image pixels per pixel of the refinement
     label_stride: int = 2  # and per pixel of the pseudo-label, which the decoder's loss has too
