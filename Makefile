@@ -58,8 +58,8 @@ package: $(VENV)/.installed-dev
 	$(BIN)/python tools/borrow_site_packages.py $(VENV) .venv-wheel
 	cd dist && ../.venv-wheel/bin/python ../tools/check_wheel.py
 
-bench: $(VENV)/.installed-dev $(VENV)/.installed-bench
-	$(BIN)/python benchmarks/run_all.py --output benchmarks/results
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.run_all --output benchmarks/results
 
 clean:
 	rm -rf .venv .venv-wheel dist build docs/_build docs/gallery docs/api/generated

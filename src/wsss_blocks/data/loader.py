@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from wsss_blocks.data.maps import WithMaps
 from wsss_blocks.data.sample import SampleSource, Transform, collate
@@ -62,11 +62,10 @@ def step_loader(
         rank=rank(),
         world_size=world_size(),
     )
-    augmented: Augmented | WithMaps = Augmented(dataset, transform)
-    if maps is not None:
-        augmented = WithMaps(augmented, maps)
+    augmented = Augmented(dataset, transform)
+    samples: Dataset[Any] = augmented if maps is None else WithMaps(augmented, maps)
     return DataLoader(
-        augmented,
+        samples,
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
