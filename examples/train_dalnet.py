@@ -87,8 +87,8 @@ PRESETS = {
     "voc": VOC,
     "voc-small": Config(
         data="voc", preset="voc-small", encoder="mobilenet", neck=512, layer=None, skip=None,
-        gia_weight=1.0, lea_weight=1.0, lea_start=100, seg_start=200, steps=600, batch_size=8,
-        refine_stride=4, label_stride=4, thresholds=(0.25, 0.7), dilations=(1, 2, 4, 8, 12, 24),
+        gia_weight=1.0, lea_weight=1.0, lea_start=100, seg_start=150, steps=400, batch_size=8,
+        refine_stride=4, label_stride=4, thresholds=(0.2, 0.4), dilations=(1, 2, 4, 8), top_k=1.0,
         size=384, square=True, scale=(1.0, 1.0), flip=True, cache=True, text_dim=512, lr=1e-3,
     ),
     "coco": replace(VOC, data="folder", preset="coco", steps=80_000, batch_size=8,
@@ -130,13 +130,13 @@ class DALNet(nn.Module):
             features = backbones.Features(cached, cached.flatten(2).mT[:, :0], {}, {}, {})
         return self.neck(features.feature_map), features
 
-    def maps(self, x: Tensor, features: backbones.Features) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw class maps: final classifier, similarity to the texts, classifier of the layer."""
+    def maps(self, x: Tensor, features: backbones.Features) -> tuple[Tensor, ...]:
+        """Raw class maps: final classifier, similarity to the texts and, if any, the layer's."""
         text, background = self.bank.classes, self.bank.background
         margin = cam.similarity_cam(self.project(x), text, background=background, mode="margin")
-        final = self.head(x).cam
-        aux = self.aux_head and self.aux_head(features.intermediates[self.cfg.layer]).cam
-        return final, margin, final if aux is None else aux
+        if self.aux_head is None:
+            return self.head(x).cam, margin
+        return self.head(x).cam, margin, self.aux_head(features.intermediates[self.cfg.layer]).cam
 
     def decode(self, x: Tensor, features: backbones.Features) -> Tensor:
         return self.decoder(x, skip=features.intermediates.get(self.cfg.skip))
@@ -251,7 +251,7 @@ def evaluate(cfg: Config, model: DALNet, device: torch.device, **extra: float) -
 
     def class_maps(images: Tensor) -> dict[str, Tensor]:
         found = cam.multi_scale_cam(lambda x: model.maps(*model.encode(x)), images, **views)
-        return dict(zip(kinds, found, strict=True))
+        return dict(zip(kinds, found, strict=False))
 
     protocol = EvaluationProtocol(
         dataset=cfg.data, split="val", num_images=len(val), scales=cfg.eval_scales, flip=cfg.flip,
