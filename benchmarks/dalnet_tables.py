@@ -29,7 +29,6 @@ from wsss_blocks.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN, NO_GIA, NO_LEA, CLASSIFY = ["--no-gia", "--no-lea"], ["--no-gia"], ["--no-lea"], ["--no-seg"]
-FROM_TEXT = ["--source", "text"]
 SCENES = {
     "classification only": [*PLAIN, *CLASSIFY],
     "decoder, no text": PLAIN,
@@ -45,7 +44,6 @@ VOC_SMALL = {
     "+ GIA": NO_LEA,
     "+ LEA": NO_GIA,
     "+ GIA + LEA": [],
-    "+ LEA, pseudo-labels from the text map": [*NO_GIA, *FROM_TEXT],
 }
 COLUMNS = {  # heading: (result, whether it is a share of one)
     "CAM": "cam_miou",
