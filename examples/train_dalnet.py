@@ -199,7 +199,7 @@ def train(cfg: Config, accelerator: Accelerator) -> DALNet:
     model = build_model(cfg, dataset.names).to(device, memory_format=torch.channels_last)
     rates = {"weight_decay": cfg.weight_decay, "multipliers": {"": cfg.head_lr, "encoder.": 1.0}}
     optimizer = torch.optim.AdamW(training.param_groups(model, lr=cfg.lr, **rates))
-    length = {"total_steps": cfg.steps, "warmup_steps": cfg.warmup}
+    length = {"total_steps": cfg.steps, "warmup_steps": min(cfg.warmup, cfg.steps - 1)}
     schedule = training.polynomial_schedule(optimizer, **length)
     starts = {"gia": cfg.gia_start, "lea": cfg.lea_start, "seg": cfg.seg_start}
     phases = training.Phases({term: start for term, start in starts.items() if getattr(cfg, term)})

@@ -21,6 +21,7 @@ from train_dalnet import PRESETS, Config, main  # noqa: E402
 
 from wsss_blocks import backbones, data  # noqa: E402
 from wsss_blocks.data import images as image_files  # noqa: E402
+from wsss_blocks.metrics import read_metrics  # noqa: E402
 
 # All loss terms from the first step on, and small images: what is tested is the wiring.
 FAST = {
@@ -210,9 +211,11 @@ def test_two_processes_train_together(tmp_path):
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         str(EXAMPLES / "train_dalnet.py"), "--output", str(tmp_path), "--steps", "2",
         "--batch-size", "2", "--lea-start", "0", "--seg-start", "0", "--device", "cpu",
-        "--eval-images", "4", "--no-evaluate",
+        "--eval-images", "4",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "model.safetensors").is_file()
+    # Each process scored half of the images; the counts of both make the result.
+    assert read_metrics(tmp_path / "metrics.json").protocol["seg_miou"].num_images == 200
