@@ -112,7 +112,7 @@ def main(options: Options) -> None:
         weights = options.shared / "weights" / "mobilenetv1_075_imagenet.safetensors"
         base += ["--data", "voc", "--preset", "voc-small", "--root", str(options.shared)]
         base += ["--split", "train", "--text", str(text), "--weights", str(weights)]
-        base += ["--eval-images", "100"]
+        base += ["--eval-images", "60"]
     jobs = {
         (name, seed): (work / f"{i}-seed{seed}", [*base, *switches, "--seed", str(seed)])
         for i, (name, switches) in enumerate(variants.items())
