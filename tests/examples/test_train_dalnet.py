@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -219,3 +220,26 @@ def test_two_processes_train_together(tmp_path):
     assert (tmp_path / "model.safetensors").is_file()
     # Each process scored half of the images; the counts of both make the result.
     assert read_metrics(tmp_path / "metrics.json").protocol["seg_miou"].num_images == 200
+
+
+def test_compiled_training_equals_eager(tmp_path, monkeypatch):
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="eager"))
+    eager = config("scenes", tmp_path / "eager", evaluate=False)
+    main(eager)
+    main(dataclasses.replace(eager, output=tmp_path / "compiled", compile=True))
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("eager", "compiled"))
+    for key in a:
+        torch.testing.assert_close(
+            a[key], b[key], rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+def test_bfloat16_training_stays_near_float32(tmp_path):
+    exact = losses_of(config("scenes", tmp_path / "a", evaluate=False))
+    AcceleratorState._reset_state()  # one precision per process is all that Accelerate allows
+    mixed = losses_of(config("scenes", tmp_path / "b", evaluate=False, mixed_precision="bf16"))
+    for a, b in zip(exact, mixed, strict=True):
+        assert a.keys() == b.keys()
+        assert all(b[name] == pytest.approx(a[name], rel=0.2, abs=0.05) for name in a)
+    AcceleratorState._reset_state()
