@@ -83,7 +83,8 @@ VOC = Config(
 )  # fmt: skip
 PRESETS = {
     "scenes": Config(),
-    "scenes-vit": Config(preset="scenes-vit", encoder="small-vit", layer=0, skip=None, steps=6000),
+    "scenes-vit": Config(preset="scenes-vit", encoder="small-vit", layer=0, skip=None, lr=1e-3,
+                         source="layer", steps=1500, lea_start=700, seg_start=700, warmup=100),
     "voc": VOC,
     "voc-small": Config(
         data="voc", preset="voc-small", encoder="mobilenet", neck=512, layer=None, skip=None,

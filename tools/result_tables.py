@@ -142,6 +142,32 @@ def system_page(content: dict[str, Any]) -> str:
     return f"{system_table(content)}\n\n{command}\n\n" + "\n".join(facts) + "\n"
 
 
+def system_figure(content: dict[str, Any], path: Path) -> None:
+    """Draw the shares (columns that are no cost) of each row, with the spread over the seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = [c for c in content["columns"] if "," not in c]  # costs name their unit: "x, s"
+    rows = content["rows"]
+    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    width = 0.8 / len(rows)
+    for i, row in enumerate(rows):
+        values = [[s[c] for s in row["seeds"].values() if s.get(c) is not None] for c in columns]
+        at = [j + i * width for j, v in enumerate(values) if v]
+        means = [statistics.fmean(v) for v in values if v]
+        spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values if v]
+        axes.bar(at, means, width * 0.95, yerr=spread, capsize=2, label=row["name"])
+    axes.set_xticks([j + 0.4 - width / 2 for j in range(len(columns))], columns)
+    axes.set_ylabel("per cent")
+    axes.legend(fontsize="small", ncols=2, loc="upper left")
+    axes.set_ylim(top=1.25 * axes.get_ylim()[1])
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def read_benchmarks(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Read the benchmark files below a folder, by the name of the benchmark."""
     found: dict[str, list[dict[str, Any]]] = {}
@@ -241,6 +267,8 @@ def write_generated(root: Path = ROOT) -> None:
     pages["dalnet_presets"] = (
         preset_table(read_presets(root / "examples" / "train_dalnet.py")) + "\n"
     )
+    for name in SYSTEM_TABLES:
+        system_figure(read_results(results / f"{name}.json"), folder / f"{name}.png")
     for name, text in pages.items():
         path = folder / f"{name}.md"
         if not path.is_file() or path.read_text() != text:  # an unchanged file is not rebuilt
