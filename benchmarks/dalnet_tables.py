@@ -74,6 +74,7 @@ class Options:
     work: Path = ROOT / "runs" / "tables"
     output: Path = ROOT / "benchmarks" / "results"
     extra: tuple[str, ...] = ()  # more options for every training
+    commit: str = ""  # of finished trainings that are only collected; "" is the present one
 
 
 def clip_text(shared: Path, folder: Path) -> Path:
@@ -108,7 +109,11 @@ def train(folder: Path, options: Iterable[str]) -> Path:
 def main(options: Options) -> None:
     variants = {"scenes": SCENES, "sweep": SWEEP, "voc-small": VOC_SMALL}[options.table]
     base, work = ["--device", "cpu", *options.extra], options.work / options.table
-    notes = ["Mean and sample standard deviation over seeds; the last checkpoint, never the best."]
+    notes = [
+        "The last checkpoint of each run, never the best. Costs were measured with two runs at a time "
+        "on a shared machine.",
+        "The thresholds shown are those of the first run; each run chose its own.",
+    ]
     if options.table == "voc-small":
         text = clip_text(options.shared, work)
         weights = options.shared / "weights" / "mobilenetv1_075_imagenet.safetensors"
@@ -139,13 +144,16 @@ def main(options: Options) -> None:
             seeds[str(seed)] = {k: round(float(v), 2) for k, v in values.items()}
         rows.append({"name": name, "seeds": seeds})
     first = next(iter(records.values()))
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    commit = (
+        options.commit
+        or subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
     )
     shown = " --shared $WSSS_SHARED_DATA" if options.table == "voc-small" else ""
     content = {
         "command": f"python benchmarks/dalnet_tables.py {options.table}{shown}",
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": first.run["hardware"],
         "protocol": protocols,
