@@ -110,8 +110,8 @@ def main(options: Options) -> None:
     variants = {"scenes": SCENES, "sweep": SWEEP, "voc-small": VOC_SMALL}[options.table]
     base, work = ["--device", "cpu", *options.extra], options.work / options.table
     notes = [
-        "The last checkpoint of each run, never the best. Costs were measured with two runs at a time "
-        "on a shared machine.",
+        "The last checkpoint of each run, never the best.",
+        "Costs were measured with two or three runs at a time on a shared machine.",
         "The thresholds shown are those of the first run; each run chose its own.",
     ]
     if options.table == "voc-small":
