@@ -36,7 +36,7 @@ SCENES = {
     "DALNet, small ViT (--preset scenes-vit)": ["--preset", "scenes-vit"],
 }
 ONE_SEED = {"DALNet, small ViT (--preset scenes-vit)"}  # it takes twice as long
-SHORT = ["--steps", "700", "--lea-start", "300", "--seg-start", "300"]
+SHORT = ["--steps", "800"]
 SWEEP = {
     f"layer {layer}, beta {beta}": [*SHORT, "--layer", str(layer), "--beta", str(beta)]
     for layer, beta in ((1, 0.5), (2, 0.3), (2, 0.5), (2, 0.7), (3, 0.5))
