@@ -43,9 +43,9 @@ SWEEP = {
 }
 VOC_SMALL = {
     "plain CAM": PLAIN,
-    "+ GIA": NO_LEA,
+    "+ GIA": ["--gia", *NO_LEA],
     "+ LEA": NO_GIA,
-    "+ GIA + LEA": [],
+    "+ GIA + LEA": ["--gia"],
 }
 COLUMNS = {  # heading: (result, whether it is a share of one)
     "CAM": "cam_miou",

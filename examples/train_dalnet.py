@@ -90,7 +90,7 @@ PRESETS = {
         data="voc", preset="voc-small", encoder="mobilenet", neck=512, layer=None, skip=None,
         gia_weight=1.0, lea_weight=1.0, lea_start=100, seg_start=200, steps=500, batch_size=8,
         refine_stride=4, label_stride=4, thresholds=(0.2, 0.4), dilations=(1, 2, 4, 8), top_k=1.0,
-        size=384, square=True, scale=(1.0, 1.0), flip=True, cache=True, text_dim=512, lr=1e-3,
+        size=384, square=True, scale=(1.0, 1.0), flip=True, cache=True, gia=False, lr=1e-3,
     ),
     "coco": replace(VOC, data="folder", preset="coco", steps=80_000, batch_size=8,
                     lea_start=8000, seg_start=8000, thresholds=(0.25, 0.65)),
