@@ -29,6 +29,8 @@ NEVER_EMPTY = ("oracle", "errors", "degenerate", "dtypes")
 # block -> {check: why it does not apply}. Everything else needs a test.
 _FUNCTION_FIRST = "the first argument is a function; functools.partial is the configured form"
 _INTEGERS = "integers and bools in and out: nothing to differentiate"
+_COUNTS = "integers out of a mask or labels; nothing to configure but the ignored id"
+_BUILDER = "builds frozen rows of text once, before training"
 _NO_STATE = "a helper of two lines around integers, with nothing to configure"
 EXEMPT: dict[str, dict[str, str]] = {
     "class_weight_cam": {"module": "ClassHead is the module"},
@@ -52,6 +54,12 @@ EXEMPT: dict[str, dict[str, str]] = {
         "gradcheck": "frozen buffers, no forward",
         "compile": "frozen buffers, no forward",
     },
+    "balanced_segmentation_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
+    "patch_token_contrast_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
+    "cross_contrastive_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
+    "global_implicit_alignment_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
+    "create_text_bank": dict.fromkeys(("gradcheck", "module", "compile"), _BUILDER),
+    "outside_text": dict.fromkeys(("gradcheck", "module", "compile"), _BUILDER),
     "scale_box": {"gradcheck": _INTEGERS, "module": _NO_STATE},
     "box_to_valid": {"gradcheck": _INTEGERS, "module": _NO_STATE},
 }

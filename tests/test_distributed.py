@@ -16,9 +16,14 @@ from wsss_blocks.distributed import (
     world_size,
 )
 from wsss_blocks.losses import (
+    balanced_segmentation_counts,
     balanced_segmentation_loss,
+    cross_contrastive_counts,
     cross_contrastive_loss,
+    global_implicit_alignment_counts,
     global_implicit_alignment_loss,
+    multi_label_soft_margin_loss,
+    patch_token_contrast_counts,
     patch_token_contrast_loss,
 )
 
@@ -82,6 +87,46 @@ CASES = [
 ]
 
 
+# images per micro-batch of each rank; one may have no image, one nothing to add
+ACCUMULATED = (((1, 1), (1, 1)), ((2, 1), (1, 0)), ((1, 0), (1, 2)))
+
+
+def soft_margin(w, x, mask, labels, **options):
+    return multi_label_soft_margin_loss((x.mean((2, 3)) @ w)[:, :3], labels, **options)
+
+
+def soft_margin_share(*args, counts, gather_distributed):
+    total = soft_margin(*args, reduction="sum")
+    return mean_over_ranks(total, counts, gather_distributed=gather_distributed)
+
+
+# no "cross_contrastive_batch": a micro-batch lacks the negatives of the others
+SHARES = {
+    "balanced_segmentation": lambda mask, labels: balanced_segmentation_counts(mask),
+    "patch_token_contrast": lambda mask, labels: patch_token_contrast_counts(mask),
+    "cross_contrastive": cross_contrastive_counts,
+    "cross_contrastive_token": cross_contrastive_counts,
+    "global_implicit_alignment": lambda mask, labels: global_implicit_alignment_counts(labels),
+    "soft_margin": lambda mask, labels: torch.tensor(len(labels)),
+}
+WHOLE = {**LOSSES, "soft_margin": soft_margin}
+SHARE = {**LOSSES, "soft_margin": soft_margin_share}
+
+
+def accumulate(name, split, gather):
+    """Loss and gradient of a step of several micro-batches, averaged over the ranks."""
+    start = sum(sum(sizes) for sizes in split[: rank()])
+    of_rank = [x[start : start + sum(split[rank()])] for x in union()]
+    parts = list(zip(*(x.split(split[rank()]) for x in of_rank), strict=True))
+    counts = sum(SHARES[name](mask, labels) for _, mask, labels in parts)
+    w, total = projection(), 0.0
+    for part in parts:
+        loss = SHARE[name](w, *part, counts=counts, gather_distributed=gather)
+        loss.backward()
+        total = total + loss.detach()
+    return sum_over_ranks(total) / RANKS, sum_over_ranks(w.grad) / RANKS
+
+
 def rank_average(name, split, gather):
     """Loss and gradient as DistributedDataParallel has them: averaged over the ranks."""
     start = sum(split[: rank()])
@@ -132,6 +177,10 @@ def worker(of_rank, folder):
     for case in CASES:
         results[case, True] = rank_average(*case, gather=True)
         results[case, False] = rank_average(*case, gather=False)
+    for name in SHARES:
+        for split in ACCUMULATED:
+            for gather in (True, False):
+                results[name, split, "accumulated", gather] = accumulate(name, split, gather)
     torch.save(results, f"{folder}/{of_rank}.pt")
     dist.destroy_process_group()
 
@@ -186,6 +235,22 @@ def test_average_over_ranks_is_the_single_process(ranks, case):
         assert_close(result[case, True][1], grad)
         # a mean of the ranks' own means is something else: the counts are uneven
         assert (result[case, False][1] - grad).abs().max() > 1e-4
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("split", ACCUMULATED, ids=str)
+@pytest.mark.parametrize("name", SHARES)
+def test_micro_batches_of_all_ranks_add_up_to_the_single_process(ranks, name, split):
+    w = projection()
+    loss = WHOLE[name](w, *union())
+    (grad,) = torch.autograd.grad(loss, w)
+    assert grad.abs().max() > 1e-3
+    for result in ranks:
+        value, gradient = result[name, split, "accumulated", True]
+        assert_close(value, loss)
+        assert_close(gradient, grad)
+        if (name, split) != ("soft_margin", ACCUMULATED[0]):  # as many images on each rank
+            assert (result[name, split, "accumulated", False][1] - grad).abs().max() > 1e-4
 
 
 def test_single_process():

@@ -240,7 +240,8 @@ def read_presets(script: Path) -> Mapping[str, Any]:
 def preset_table(presets: Mapping[str, Any]) -> str:
     """Return one line per option and one column per preset."""
     of_a_run = {"preset", "root", "output", "resume", "seed", "device", "predict", "workers"}
-    of_a_run |= {"compile", "mixed_precision", "save_every", "evaluate", "eval_every", "text"}
+    of_a_run |= {"compile", "mixed_precision", "save_every", "evaluate", "eval_every", "log_every"}
+    of_a_run |= {"labels", "strict", "keep_empty", "outside"}
     names = [f.name for f in dataclasses.fields(next(iter(presets.values())))]
     rows = [
         [f"`{name}`", *(_option(getattr(preset, name)) for preset in presets.values())]
@@ -258,12 +259,48 @@ def _option(value: object) -> str:
     return "none" if value in (None, "") else str(value)
 
 
+def reliability_page(path: Path) -> str:
+    """Return the counts of ``benchmarks/reliability.py``: one table, and where each comes from."""
+    if not path.is_file():
+        return "Not measured.\n"
+    found = json.loads(path.read_text())
+    rows, sources = [], []
+    if "faults" in found:
+        for kind, row in found["faults"]["kinds"].items():
+            rows.append([f"faults planted, {kind}", row["planted"], f"{row['named']} named"])
+    if "fuzz" in found:
+        row = found["fuzz"]["totals"]
+        rows.append([
+            f"random calls of {row['names']} public names", row["cases"],
+            f"{row['clear_errors']} clear errors, {row['finite_results']} finite results, "
+            f"{row['failures']} failures",
+        ])  # fmt: skip
+    if "kill" in found:
+        for name, row in found["kill"]["runs"].items():
+            what = f"kill points, {name} run ({row['while_saving']} of them while saving)"
+            rows.append([what, row["points"], f"{row['exact']} exact to the bit"])
+    if "processes" in found:
+        for layout, row in found["processes"]["layouts"].items():
+            what = f"{found['processes']['steps']} steps as {layout}, against 1 x 16"
+            worst = f"losses within {row['losses']:.1g}, weights within {row['weights']:.1g}"
+            rows.append([what, 1, worst])
+    for name, section in found.items():
+        where = describe_hardware(section["hardware"])
+        sources.append(
+            f"- {name}: `{section['command']}`, commit `{section['commit'][:12]}`, "
+            f"{section['date'][:10]}, {where}"
+        )
+    table = markdown_table(["tried", "count", "outcome"], [list(map(str, row)) for row in rows])
+    return table + "\n\n" + "\n".join(sources) + "\n"
+
+
 def write_generated(root: Path = ROOT) -> None:
     """Write ``docs/_generated/*.md``, what the pages of the docs include."""
     results, folder = root / "benchmarks" / "results", root / "docs" / "_generated"
     folder.mkdir(exist_ok=True)
     pages = {name: system_page(read_results(results / f"{name}.json")) for name in SYSTEM_TABLES}
     pages["benchmarks"] = benchmark_page(read_benchmarks(results))
+    pages["reliability"] = reliability_page(results / "reliability.json")
     pages["dalnet_presets"] = (
         preset_table(read_presets(root / "examples" / "train_dalnet.py")) + "\n"
     )

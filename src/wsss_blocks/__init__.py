@@ -5,7 +5,10 @@ first used, as ``wsss_blocks.pooling`` or ``from wsss_blocks.pooling import clas
 """
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsss_blocks._environment import environment as environment
 
 __version__ = "0.1.0"
 
@@ -22,16 +25,20 @@ __all__ = [
     "metrics",
     "pooling",
     "refine",
+    "segmenters",
     "training",
     "viz",
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
+# __all__ lists the subpackages alone; the one function beside them is as lazy as they are.
+def __getattr__(name: str) -> Any:
+    if name == "environment":
+        return importlib.import_module(f"{__name__}._environment").environment
     if name in __all__:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "environment"])

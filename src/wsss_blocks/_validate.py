@@ -7,6 +7,7 @@ a pass over the data and, on CUDA, a host sync: see :func:`values_are_checked`.
 import os
 from collections.abc import Collection
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,13 +16,21 @@ __all__ = [
     "check_choice",
     "check_finite",
     "check_floating",
+    "check_fraction",
+    "check_images",
+    "check_int",
     "check_integer",
     "check_labels",
+    "check_like_weight",
     "check_mask_values",
     "check_non_negative",
+    "check_number",
     "check_positive",
     "check_same_device",
+    "check_sequence",
     "check_shape",
+    "check_size",
+    "check_tensor",
     "check_valid",
     "values_are_checked",
 ]
@@ -31,11 +40,19 @@ def values_are_checked(x: Tensor) -> bool:
     """Tell whether tensor values may be looked at: eager CPU, or CUDA on explicit request."""
     if torch.compiler.is_compiling():
         return False
-    return x.device.type == "cpu" or os.environ.get("WSSS_BLOCKS_VALIDATE") == "1"
+    if x.device.type in ("cpu", "meta"):  # a meta tensor has no values
+        return x.device.type == "cpu"
+    return os.environ.get("WSSS_BLOCKS_VALIDATE") == "1"
 
 
 def _shown(shape: Collection[object]) -> str:
     return "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
+
+
+def check_tensor(name: str, x: object) -> None:
+    """Raise unless ``x`` is a tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}.")
 
 
 def check_shape(name: str, x: Tensor, axes: str, **sizes: int) -> None:
@@ -43,8 +60,7 @@ def check_shape(name: str, x: Tensor, axes: str, **sizes: int) -> None:
 
     An axis may also be written as a number (``"B 4"``). No axis but ``B`` may be empty.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}.")
+    check_tensor(name, x)
     letters = axes.split()
     wanted = [sizes.get(a, int(a) if a.isdigit() else None) for a in letters]
     fits = x.ndim == len(letters) and all(
@@ -61,12 +77,14 @@ def check_shape(name: str, x: Tensor, axes: str, **sizes: int) -> None:
 
 def check_floating(name: str, x: Tensor) -> None:
     """Raise unless ``x`` holds floating-point numbers."""
+    check_tensor(name, x)
     if not x.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {x.dtype}.")
 
 
 def check_integer(name: str, x: Tensor) -> None:
     """Raise unless ``x`` holds integers (bool is not one)."""
+    check_tensor(name, x)
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"{name} must be an integer tensor, got {x.dtype}.")
 
@@ -79,11 +97,42 @@ def check_same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> N
         )
 
 
-def check_finite(name: str, x: Tensor) -> None:
-    """Raise on NaN or infinity where values are checked."""
-    if values_are_checked(x) and not bool(torch.isfinite(x).all()):
+def check_like_weight(name: str, x: Tensor, weight: Tensor) -> None:
+    """Raise unless ``x`` has the device and, where autocast does not cast, the dtype of weights."""
+    check_same_device(name, x, "the weights", weight)
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(
+            f"{name} must have the dtype of the weights ({weight.dtype}) outside autocast, "
+            f"got {x.dtype}."
+        )
+
+
+def check_finite(name: str, x: Tensor, *, where: Tensor | None = None) -> None:
+    """Raise on NaN or infinity where values are checked; outside ``where`` anything may stand."""
+    if not values_are_checked(x) or not x.numel():
+        return
+    if where is not None:
+        x = x.detach().masked_fill(~where, 0)
+    low, high = x.detach().aminmax()  # one pass without a copy; NaN comes through
+    if not -float("inf") < float(low) <= float(high) < float("inf"):
         bad = int((~torch.isfinite(x)).sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values.")
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """Raise unless ``images`` are floating-point ``(B, 3, H, W)`` RGB in [0, 1]."""
+    check_shape(name, images, "B 3 H W")
+    check_floating(name, images)
+    if not values_are_checked(images) or not images.numel():
+        return
+    low, high = (float(v) for v in images.detach().aminmax())
+    # Resampling overshoots a little; 0..255 or already normalised images by much more.
+    if not -0.5 <= low <= high <= 1.5:
+        check_finite(name, images)
+        raise ValueError(
+            f"{name} must be RGB in [0, 1], not normalised, got values from {low:.4g} "
+            f"to {high:.4g}."
+        )
 
 
 def check_non_negative(name: str, x: Tensor) -> None:
@@ -92,8 +141,55 @@ def check_non_negative(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must be >= 0, got a minimum of {float(x.min()):.4g}.")
 
 
+def check_number(name: str, value: float) -> None:
+    """Raise unless ``value`` is a Python or numpy number, not text or a sequence."""
+    # The symbolic kinds are what a number can be while a graph is captured.
+    if not isinstance(value, int | float | torch.SymInt | torch.SymFloat | np.number):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+
+
+def check_int(name: str, value: int, *, least: int | None = None) -> None:
+    """Raise unless ``value`` is a whole number, at least ``least``."""
+    if not isinstance(value, int | torch.SymInt | np.integer):
+        raise TypeError(f"{name} must be an int, got {value!r}.")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise unless a number lies in [0, 1]."""
+    check_number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}.")
+
+
+def check_sequence(name: str, values: object) -> None:
+    """Raise unless ``values`` can be counted and walked through and is not one string."""
+    if not isinstance(values, tuple | list) and (
+        isinstance(values, str | bytes)
+        or not hasattr(values, "__len__")
+        or not hasattr(values, "__iter__")
+        or getattr(values, "ndim", 1) == 0
+    ):
+        raise TypeError(f"{name} must be a sequence, got {values!r}.")
+
+
+def check_size(name: str, size: tuple[int, int] | None, *, optional: bool = False) -> None:
+    """Raise unless ``size`` is two positive whole numbers (or, if ``optional``, None)."""
+    if optional and size is None:
+        return
+    if not (
+        isinstance(size, tuple | list)
+        and len(size) == 2
+        and all(isinstance(side, int | torch.SymInt | np.integer) and side > 0 for side in size)
+    ):
+        wanted = "None or two" if optional else "two"
+        raise ValueError(f"{name} must be {wanted} positive sides (height, width), got {size!r}.")
+
+
 def check_positive(name: str, value: float) -> None:
     """Raise unless a Python number is positive and finite."""
+    check_number(name, value)
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} must be positive and finite, got {value}.")
 
@@ -130,8 +226,13 @@ def check_labels(labels: Tensor, *, batch: int, num_classes: int, device: torch.
 
 def check_mask_values(name: str, mask: Tensor, *, num_classes: int, ignore_index: int) -> None:
     """Raise where a mask holds an id that is neither in ``[0, num_classes)`` nor ignored."""
+    check_int("ignore_index", ignore_index)
     if not values_are_checked(mask) or not mask.numel():
         return
+    low, high = (int(v) for v in mask.aminmax())
+    if low >= 0 and high < num_classes:
+        return
+    mask = mask.long()  # torch compares small integers with a scalar cut to their range
     bad = (mask != ignore_index) & ((mask < 0) | (mask >= num_classes))
     if bool(bad.any()):
         raise ValueError(
@@ -149,9 +250,11 @@ def check_valid(valid: Tensor | None, *, batch: int, size: tuple[int, int]) -> N
         raise TypeError(f"valid must be a bool tensor, got {valid.dtype}.")
 
 
-def check_box(box: Tensor | None, *, batch: int) -> None:
+def check_box(box: Tensor | None, *, batch: int, device: torch.device | None = None) -> None:
     """Raise unless ``box`` is None or integer ``(B, 4)`` rows of top, left, bottom, right."""
     if box is None:
         return
     check_shape("box", box, "B 4", B=batch)
     check_integer("box", box)
+    if device is not None and box.device != device:
+        raise ValueError(f"box must be on {device}, got {box.device}.")

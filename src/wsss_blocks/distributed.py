@@ -6,7 +6,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["all_gather_with_grad", "mean_over_ranks", "rank", "sum_over_ranks", "world_size"]
+__all__ = [
+    "all_gather_with_grad",
+    "gather_objects",
+    "mean_over_ranks",
+    "rank",
+    "sum_over_ranks",
+    "world_size",
+]
 
 
 def world_size() -> int:
@@ -49,6 +56,22 @@ def all_gather_with_grad(x: Tensor) -> Tensor:
         ``(world_size * B, ...)``; ``x`` itself in a single process.
     """
     return x if world_size() == 1 else _AllGather.apply(x)
+
+
+def gather_objects(x: object) -> list[Any]:
+    """Return what each rank calls this with, in the order of the ranks, on every rank.
+
+    Args:
+        x: anything that can be pickled; each rank its own.
+
+    Returns:
+        One object per rank; ``[x]`` in a single process.
+    """
+    if world_size() == 1:
+        return [x]
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, x)
+    return parts
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

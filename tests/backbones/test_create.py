@@ -1,6 +1,12 @@
+import os
+
 import pytest
+import timm
 import torch
-from contract import covers
+import torch.nn.functional as F
+from contract import assert_close, covers
+from safetensors.torch import save_file
+from strategies import generator
 
 from wsss_blocks.backbones import Encoder, SmallCNN, create_encoder, mobilenet_v1
 
@@ -58,14 +64,152 @@ def test_autocast():
     torch.testing.assert_close(out.float(), encoder(images).feature_map, rtol=0.1, atol=0.1)
 
 
+def vit_shapes(dim=64, depth=6, hidden=192, patch=16, tokens=101, classes=1000):
+    """Key -> shape, as files of timm's plain ViTs list them; the defaults are those of test_vit."""
+    found = {"cls_token": (1, 1, dim), "pos_embed": (1, tokens, dim)}
+    found["patch_embed.proj.weight"] = (dim, 3, patch, patch)
+    found["patch_embed.proj.bias"] = (dim,)
+    linear = {"attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim)}
+    linear |= {"mlp.fc1": (hidden, dim), "mlp.fc2": (dim, hidden)}
+    for i in range(depth):
+        for norm in ("norm1", "norm2"):
+            found[f"blocks.{i}.{norm}.weight"] = found[f"blocks.{i}.{norm}.bias"] = (dim,)
+        for layer, shape in linear.items():
+            found[f"blocks.{i}.{layer}.weight"] = shape
+            found[f"blocks.{i}.{layer}.bias"] = shape[:1]
+    found["norm.weight"] = found["norm.bias"] = (dim,)
+    if classes:
+        found["head.weight"], found["head.bias"] = (classes, dim), (classes,)
+    return found
+
+
+def vit_state(seed=0, **options):
+    g = generator(seed)
+    return {k: torch.randn(s, generator=g) * 0.1 for k, s in vit_shapes(**options).items()}
+
+
+def same_as(encoder, state):
+    own = encoder.model.state_dict()
+    return all(torch.equal(value, state[key]) for key, value in own.items())
+
+
+def test_the_key_list_is_that_of_the_papers_vit():
+    with torch.device("meta"):
+        base = timm.create_model("vit_base_patch16_224")
+    expected = {key: tuple(value.shape) for key, value in base.state_dict().items()}
+    assert vit_shapes(dim=768, depth=12, hidden=3072, tokens=197) == expected
+
+
+@covers("create_encoder", "oracle")
+@pytest.mark.parametrize("classes", [0, 21843])
+@pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors"])
+def test_a_local_file_gives_its_weights(tmp_path, suffix, classes):
+    state, path = vit_state(classes=classes), tmp_path / f"vit{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    encoder = create_encoder("test_vit", weights=str(path)).eval()
+    assert same_as(encoder, state)
+    assert [n for n, p in encoder.named_parameters() if not p.requires_grad] == ["model.pos_embed"]
+    reference = timm.create_model("test_vit", num_classes=0).eval()
+    reference.load_state_dict({k: v for k, v in state.items() if not k.startswith("head.")})
+    images = torch.rand(1, 3, 160, 160, generator=generator(1))
+    tokens = reference.forward_features((images - 0.5) / 0.5)
+    assert_close(encoder(images).patch_tokens, tokens[:, 1:])
+    assert_close(encoder(images).class_tokens, tokens[:, :1])
+
+
+@covers("create_encoder", "properties")
+def test_wrapped_and_distilled_files(tmp_path):
+    state, path = vit_state(), tmp_path / "deit.pth"
+    torch.save({"model": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, path)
+    assert same_as(create_encoder("test_vit", weights=path), state)
+    names = {"pre_logits.fc.weight": (64, 64), "head_dist.weight": (9, 64), "head_dist.bias": (9,)}
+    torch.save(state | {key: torch.zeros(shape) for key, shape in names.items()}, path)
+    assert same_as(create_encoder("test_vit", weights=path), state)
+    # A model with a distillation token needs that of the file.
+    deit = timm.create_model("deit_tiny_distilled_patch16_224").state_dict()
+    torch.save({k: v for k, v in deit.items() if k != "dist_token"}, path)
+    with pytest.raises(ValueError, match=r"lacks 1 \(dist_token\) of its 151 keys"):
+        create_encoder("deit_tiny_distilled_patch16_224", weights=path)
+
+
+@covers("create_encoder", "oracle")
+@pytest.mark.parametrize("side", [4, 14])
+def test_the_position_embedding_of_another_grid_is_resampled(tmp_path, side):
+    state, path = vit_state(tokens=1 + side**2), tmp_path / "vit.pth"
+    torch.save(state, path)
+    own = create_encoder("test_vit", weights=path).model.pos_embed
+    grid = state["pos_embed"][:, 1:].reshape(1, side, side, 64).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(10, 10), mode="bicubic", align_corners=False)
+    expected = torch.zeros(1, 101, 64)
+    expected[0, 0] = state["pos_embed"][0, 0]
+    for i in range(10):
+        for j in range(10):
+            expected[0, 1 + 10 * i + j] = grid[0, :, i, j]
+    assert_close(own, expected)
+
+
+@covers("create_encoder", "oracle")
+def test_mobilenet_takes_a_file(tmp_path):
+    torch.manual_seed(0)
+    state, path = mobilenet_v1().state_dict(), tmp_path / "mobilenet.safetensors"
+    save_file(state, path)
+    own = create_encoder("mobilenet", weights=path).model.state_dict()
+    assert own
+    assert all(torch.equal(value, state[key]) for key, value in own.items())
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("exit 1",))
+
+
 @covers("create_encoder", "errors")
 def test_refuses():
     with pytest.raises(ValueError, match="weights must be None for 'small-cnn'"):
         create_encoder("small-cnn", weights="pretrained")
-    with pytest.raises(ValueError, match="weights must be None or 'pretrained' for"):
-        create_encoder("vit_tiny_patch16_224", weights="x.safetensors")
-    with pytest.raises(RuntimeError, match="nothing"):
+    with pytest.raises(FileNotFoundError, match=r"None, 'pretrained' or a file .*got 'x\.bin'"):
+        create_encoder("vit_tiny_patch16_224", weights="x.bin")
+    with pytest.raises(FileNotFoundError, match="weights must be None or a file for 'mobilenet'"):
+        create_encoder("mobilenet", weights="pretrained")
+    with pytest.raises(ValueError, match=r"name must be .* got .nothing."):
         create_encoder("nothing")
+
+
+@covers("create_encoder", "errors")
+def test_refuses_a_wrong_file(tmp_path):
+    path = tmp_path / "wrong.pth"
+
+    def refused(match, name="test_vit"):
+        with pytest.raises(ValueError, match=match) as caught:
+            create_encoder(name, weights=path)
+        assert "weights must be" in str(caught.value)
+        assert "wrong.pth" in str(caught.value)
+
+    state = vit_state()
+    torch.save({k: v for k, v in state.items() if not k.startswith("blocks.3.mlp")}, path)
+    refused(r"of 'test_vit': \S*wrong\.pth lacks 4 \(blocks\.3\.mlp\.fc1\.weight, .* 78 keys")
+    torch.save(state | {"blocks.6.norm1.weight": torch.zeros(64)}, path)
+    refused(r"holds 1 \(blocks\.6\.norm1\.weight\) that it has not")
+    torch.save(vit_state(hidden=128), path)
+    refused(r"blocks\.0\.mlp\.fc1\.weight must have shape \(192, 64\), got \(128, 64\) in")
+    for shape in ((1, 100, 64), (1, 101, 32), (101, 64), (1, 1, 64)):
+        torch.save(state | {"pos_embed": torch.zeros(shape)}, path)
+        refused(r"pos_embed must have shape \(1, 101, 64\), got \(")
+    refused(r"lacks \d+ \(conv_stem\.weight, .* holds 80 \(cls_token, ", name="mobilenet")
+    torch.save({"w": Evil()}, path)
+    refused("UnpicklingError|weights_only")
+    torch.save(state | {"epoch": 3}, path)
+    refused(r"tensors alone, but \S*wrong\.pth also holds 1 \(epoch\)")
+    torch.save(torch.zeros(3), path)
+    refused("whole file of tensors")
+    torch.save(state, path)
+    whole = path.read_bytes()
+    for end in (0, 1000, len(whole) - 9):
+        path.write_bytes(whole[:end])
+        refused("whole file of tensors")
+    path = tmp_path / "wrong.pth.safetensors"
+    path.write_bytes(b"\x10\x00")
+    refused("whole file of tensors")
 
 
 @covers("create_encoder", "degenerate")

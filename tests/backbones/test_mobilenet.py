@@ -72,7 +72,7 @@ def test_refuses(tmp_path):
     with pytest.raises(FileNotFoundError):
         mobilenet_v1(weights=tmp_path / "none.safetensors")
     save_file({"conv_stem.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(ValueError, match=r"w\.safetensors lacks \d+ \(.*\) of its"):
         mobilenet_v1(0.125, weights=tmp_path / "w.safetensors")
 
 

@@ -190,3 +190,18 @@ def test_no_word_and_no_text():
     assert torch.isfinite(out.tokens).all()
     assert out.special.all()
     assert model(IDS[:0], MASK[:0]).global_token.shape == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "quick"), [("openai", True), ("laion2b_s34b_b88k", False), (None, False)]
+)
+def test_the_activation_is_the_one_the_weights_were_trained_with(monkeypatch, pretrained, quick):
+    seen = {}
+
+    def build(name, **options):
+        seen.update(options, name=name)
+        return clip()
+
+    monkeypatch.setattr(open_clip, "create_model", build)
+    OpenCLIPTextEncoder("ViT-B-16", pretrained=pretrained)
+    assert seen == {"name": "ViT-B-16", "pretrained": pretrained, "force_quick_gelu": quick}

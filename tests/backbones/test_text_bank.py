@@ -1,5 +1,6 @@
 import copy
 import pickle
+import tempfile
 
 import numpy as np
 import pytest
@@ -78,6 +79,30 @@ def test_stand_in_has_the_promised_cosines(seed, k, spare):
     assert made.source == "stand-in"
 
 
+@covers("TextBank", "oracle")
+@given(seeds, seeds, st.integers(1, 9), st.integers(0, 3))
+def test_another_stand_in_row_has_the_promised_cosines(seed, other, k, spare):
+    made = TextBank.stand_in([f"c{i}" for i in range(k)], dim=k + 2 + spare, seed=seed)
+    row = made.stand_in_row(seed=other)
+    assert row.shape == (k + 2 + spare,)
+    for t in [*made.classes.tolist(), *made.background.tolist()]:
+        assert sum(x * y for x, y in zip(t, row.tolist(), strict=True)) == pytest.approx(
+            0.75, abs=1e-5
+        )
+    assert sum(x * x for x in row.tolist()) == pytest.approx(1, abs=1e-5)
+    assert torch.equal(row, made.stand_in_row(seed=other))
+    if spare:
+        assert not torch.allclose(row, made.stand_in_row(seed=other + 1), atol=1e-3)
+
+
+@covers("TextBank", "properties")
+def test_another_row_of_part_of_a_bank():
+    made = TextBank.stand_in(NAMES, dim=8, seed=3).select(NAMES[:1]).to(torch.bfloat16)
+    row = made.stand_in_row(seed=1)
+    assert row.dtype == torch.bfloat16
+    assert_close(torch.cat([made.classes, made.background]) @ row, [0.75, 0.75])
+
+
 @covers("TextBank", "properties")
 def test_stand_in_depends_on_the_seed_alone():
     a, b = (TextBank.stand_in(NAMES, dim=8, seed=3) for _ in range(2))
@@ -135,6 +160,23 @@ def test_save_and_load(tmp_path):
     assert_close(other.background, [unit(rows(1, seed=5)[0].tolist())])
 
 
+@covers("TextBank", "properties")
+@given(st.permutations(NAMES), st.integers(1, 3))
+def test_rows_are_taken_by_name(order, count):
+    made, wanted = bank(), order[:count]
+    some = made.select(wanted)
+    assert (some.names, some.source) == (tuple(wanted), "test")
+    assert_close(some.background, made.background)
+    for name, row in zip(wanted, some.classes, strict=True):
+        assert_close(row, made.classes[NAMES.index(name)])
+    with tempfile.TemporaryDirectory() as folder:
+        made.save(f"{folder}/bank.safetensors")
+        loaded = TextBank.load(f"{folder}/bank.safetensors", names=wanted)
+    assert (loaded.names, loaded.source) == (some.names, some.source)
+    assert_close(loaded.classes, some.classes)
+    assert_close(loaded.background, some.background)
+
+
 @covers("TextBank", "module")
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "bank.safetensors"
@@ -178,14 +220,47 @@ def test_refuses(tmp_path):
         TextBank(rows(), None, names=["cat", "dog", "cat"], source="x")
     with pytest.raises(ValueError, match=r"dim must be at least K \+ 1 = 4, got 3"):
         TextBank.stand_in(NAMES, dim=3, seed=0)
+    with pytest.raises(ValueError, match=r"D must be at least K \+ 2 = 5 .* got 4"):
+        TextBank.stand_in(NAMES, dim=4, seed=0).stand_in_row(seed=0)
+    with pytest.raises(ValueError, match=r"source must be 'stand-in' .* got 'test'"):
+        bank().stand_in_row(seed=0)
     for templates in ((), ("a photo",), ("{} {}",)):
         with pytest.raises(ValueError, match=r"templates must each hold one '\{\}'"):
             TextBank.from_encoder(Letters(), NAMES, templates=templates)
+    with pytest.raises(ValueError, match="names must hold a class at least"):
+        TextBank.from_encoder(Letters(), [], background=())
     path = tmp_path / "x.safetensors"
     bank().save(path)
-    for names in (["dog", "cat", "dining table"], NAMES[:2], [*NAMES, "x"]):
-        with pytest.raises(ValueError, match=r"names must be \['cat', 'dog', 'dining table'\]"):
-            TextBank.load(path, names=names)
+    with pytest.raises(
+        ValueError, match=r"x\.safetensors: 2 of 3 are missing \('cow', 'sheep'\); it holds 'cat', "
+    ):
+        TextBank.load(path, names=["cow", "cat", "sheep"])
+    with pytest.raises(ValueError, match="2 > 0 distinct names"):
+        TextBank.load(path, names=["cat", "cat"])
+    with pytest.raises(ValueError, match=r"the bank \(test\): 1 of 1 are missing \('cow'\)"):
+        bank().select(["cow"])
+    with pytest.raises(ValueError, match="names must be K=0 > 0"):
+        bank().select([])
+    with pytest.raises(ValueError, match="background must have shape") as caught:
+        TextBank.load(path, background=torch.rand(1, 5))
+    assert "safetensors" not in str(caught.value)  # the argument is wrong, not the file
+    whole = path.read_bytes()
+    for part in (b"", whole[:5], whole[: len(whole) // 2], whole[:-1], b"not safetensors" * 9):
+        path.write_bytes(part)
+        with pytest.raises(ValueError, match=r"x\.safetensors must be a whole safetensors file"):
+            TextBank.load(path)
+    with pytest.raises(FileNotFoundError, match="none"):
+        TextBank.load(tmp_path / "none.safetensors")
+    for metadata in ({"names": "cat"}, {"names": "3"}):
+        save_file({"classes": rows()}, path, metadata=metadata)
+        with pytest.raises(ValueError, match=r"x\.safetensors must hold its names as a JSON list"):
+            TextBank.load(path)
+    save_file({"classes": rows()}, path, metadata={"names": '["cat"]'})
+    with pytest.raises(ValueError, match=r"x\.safetensors must hold a text bank: names must"):
+        TextBank.load(path)
+    save_file({"classes": torch.ones(3, 4, dtype=torch.long)}, path)
+    with pytest.raises(TypeError, match=r"x\.safetensors must hold a text bank: classes must be"):
+        TextBank.load(path, names=NAMES)
     save_file({"classes": rows()}, path)
     with pytest.raises(ValueError, match="names must be given"):
         TextBank.load(path)

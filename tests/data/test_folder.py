@@ -1,4 +1,5 @@
 import io
+import unicodedata
 
 import numpy as np
 import PIL.Image
@@ -72,6 +73,101 @@ def test_folder_errors(images, tmp_path):
     unmasked = FolderDataset(images / "dog", None, masks_dir=tmp_path / "masks" / "dog")
     with pytest.raises(FileNotFoundError, match=r"no image at .*dog.1.png"):
         unmasked[0]
+
+
+# --- ids as people write them -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rows", [("IMG_1", "b.c"), ("IMG_1.JPG", "b.c.png"), ("IMG_1.jpg", "b.c.PNG")]
+)
+def test_ids_may_carry_the_suffix_in_any_case(tmp_path, rows):
+    for name in ("IMG_1.JPG", "b.c.png"):
+        save(tmp_path / name, np.zeros((2, 3, 3), np.uint8))
+    labels = WeakLabels(("cat", "dog"), {rows[0]: ["cat"], rows[1]: ["dog"]})
+    for chosen in (None, ["IMG_1", "b.c"], ["IMG_1.jpg", "b.c.png"]):
+        data = FolderDataset(tmp_path, labels, ids=chosen)
+        assert data.ids == ["IMG_1", "b.c"]
+        assert [data.path(i).name for i in range(2)] == ["IMG_1.JPG", "b.c.png"]
+        samples = [data[i] for i in range(2)]
+        assert [s["id"] for s in samples] == ["IMG_1", "b.c"]
+        assert [s["labels"].tolist() for s in samples] == [[1, 0], [0, 1]]
+        assert data.labels.ids == data.ids
+
+
+def test_only_the_suffix_is_compared_without_case(tmp_path):
+    save(tmp_path / "img_1.jpg", np.zeros((2, 3, 3), np.uint8))
+    for row in ("IMG_1", "IMG_1.jpg", "img_1.png", "img_1.jpeg"):
+        with pytest.raises(FileNotFoundError, match=r"1 of 1 ids have no image.*like 'img_1.jpg'"):
+            FolderDataset(tmp_path, WeakLabels(("cat",), {row: []}))
+
+
+def test_accents_match_however_they_are_composed(tmp_path):
+    name = unicodedata.normalize("NFD", "März é 東")  # as a Mac writes file names
+    save(tmp_path / f"{name}.png", np.zeros((2, 3, 3), np.uint8))
+    row = unicodedata.normalize("NFC", name)  # as a table holds them
+    assert row != name
+    for spelling in (row, f"{row}.PNG", name):
+        data = FolderDataset(tmp_path, WeakLabels(("cat",), {spelling: ["cat"]}))
+        assert data[0]["labels"].tolist() == [1]
+        assert data.path(0).is_file()
+
+
+def test_ambiguous_ids_name_both(tmp_path):
+    for name in ("a.jpg", "a.png", "b.jpg", "b.jpg.png", "c.png"):
+        save(tmp_path / name, np.zeros((2, 3, 3), np.uint8))
+
+    def opened(*rows, **options):
+        return FolderDataset(tmp_path, WeakLabels(("cat",), dict.fromkeys(rows, ())), **options)
+
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=r"two images with id 'a': a.jpg, a.png"):
+            opened("a", strict=strict)
+        with pytest.raises(ValueError, match=r"two images with id 'a': a.jpg, a.png"):
+            opened("a.jpg", "a.png", strict=strict)
+        with pytest.raises(ValueError, match=r"two images with id 'b.jpg': b.jpg, b.jpg.png"):
+            opened("b.jpg", strict=strict)
+        with pytest.raises(
+            ValueError, match=r"labels must have one row for .*c.png, got 'c' and 'c.PNG'"
+        ):
+            opened("c", "c.PNG", strict=strict)
+    # One of the two is meant, and said so; what nobody means is no trouble.
+    assert opened("a.PNG", "c").path(0).name == "a.png"
+    assert opened("b", "b.jpg.png").ids == ["b", "b.jpg"]
+
+
+def test_lenient_opening_records_what_is_left_out(images):
+    labels = WeakLabels(("cat", "dog"), {"cat/1.jpg": ["cat"], "dog/1": ["dog"], "dog/9": ["dog"]})
+    data = FolderDataset(images, labels, strict=False)
+    assert data.ids == ["cat/1", "dog/1"]
+    assert data.skipped == {
+        "dog/9": f"without an image: no file for 'dog/9' in {images}",
+        "cat/2": f"without labels: no row for {images / 'cat' / '2.png'}",
+        "none": f"without labels: no row for {images / 'none.png'}",
+    }
+    chosen = FolderDataset(images, labels, ids=["dog/1", "none", "gone"], strict=False)
+    assert chosen.ids == ["dog/1"]
+    assert list(chosen.skipped) == ["none", "gone"]
+    strict = FolderDataset(images, labels.subset(["cat/1.jpg", "dog/1"]))
+    assert strict.skipped == {}
+    assert strict.labels == WeakLabels(("cat", "dog"), {"cat/1": ["cat"], "dog/1": ["dog"]})
+    with pytest.raises(
+        ValueError,
+        match=r"no image in .* can be used: 5 skipped: 1 without an image \(no file for .*\),"
+        r" 4 without labels \(no row for .*\).",
+    ):
+        FolderDataset(images, WeakLabels(("cat",), {"x": []}), strict=False)
+
+
+def test_folders_may_be_excluded(images):
+    data = FolderDataset(images, None, exclude=("cat",))
+    assert data.ids == ["dog/1", "none"]
+    deeper = images / "dog" / "cat" / "2.png"
+    save(deeper, np.zeros((2, 2, 3), np.uint8))
+    assert FolderDataset(images, None, exclude=("cat",)).ids == ["dog/1", "dog/cat/2", "none"]
+
+
+# --- files ------------------------------------------------------------------------------------
 
 
 def test_every_kind_of_image_becomes_upright_rgb(tmp_path):

@@ -1,5 +1,6 @@
 import json
 
+import PIL.Image
 import pytest
 import torch
 
@@ -53,14 +54,129 @@ def test_folders_with_and_without_splits(tmp_path, suffix):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"kind must be one of .*, got 'coco'"):
-        open_dataset("coco", "train")
+    with pytest.raises(ValueError, match=r"kind must be one of .*, got 'cocoa'"):
+        open_dataset("cocoa", "train")
     with pytest.raises(ValueError, match="root must be given for 'voc' data, got None"):
         open_dataset("voc", "train")
     with pytest.raises(ValueError, match="split must be one of"):
         open_dataset("scenes", "test")
     with pytest.raises(FileNotFoundError, match=r"must hold labels\.json or labels\.csv"):
         open_dataset("folder", "train", root=tmp_path)
+
+
+# --- plain folders of photographs -------------------------------------------------------------
+
+
+def photo(path, value=100, size=(6, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", size[::-1], (value, 0, 0)).save(path)
+
+
+def ones(path):
+    data.write_mask(path, torch.ones(6, 8, dtype=torch.int64))
+
+
+def test_photographs_and_a_table_from_excel(tmp_path):
+    root = tmp_path / "Urlaub März"
+    for name in ("IMG_1.JPG", "2023/Café 2.png", "2023/b.jpeg"):
+        photo(root / name)
+    table = tmp_path / "labels.csv"
+    rows = ("\ufeffDatei;Labels", "IMG_1.jpg;cat", '2023/Café 2;"dog;cat"', ";")
+    table.write_bytes("\r\n".join(rows).encode())
+    found = open_dataset("folder", "train", root=root, labels=table)
+    assert found.ids == ["IMG_1", "2023/Café 2"]
+    assert found.names == ("cat", "dog")
+    assert [s["labels"].tolist() for s in samples_of(found)] == [[1, 0], [1, 1]]
+    lenient = open_dataset("folder", "val", root=root, labels=table, strict=False, with_masks=True)
+    assert list(lenient.skipped) == ["2023/b"]
+    assert "mask" not in lenient[0]
+
+
+def test_masks_beside_photographs_are_no_photographs(tmp_path):
+    for name in ("a", "cat/b"):
+        photo(tmp_path / f"{name}.jpg")
+        ones(tmp_path / "masks" / f"{name}.png")
+    data.WeakLabels(("cat",), {"a": ["cat"], "cat/b": []}).save(tmp_path / "labels.json")
+    plain = open_dataset("folder", "train", root=tmp_path, strict=False)
+    assert plain.ids == ["a", "cat/b"]
+    assert plain.skipped == {}
+    assert "mask" not in plain[0]
+    masked = open_dataset("folder", "val", root=tmp_path, with_masks=True)
+    assert masked[1]["mask"].eq(1).all()
+
+
+@pytest.mark.parametrize("below", ["", "images", "train"])
+def test_a_folder_per_class(tmp_path, below):
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.JPG", "none.png"):
+        photo(tmp_path / below / name)
+    photo(tmp_path / below / "runs" / "figures" / "x.png")  # none directly in it: no class
+    (tmp_path / below / ".hidden").mkdir()
+    found = open_dataset("folder", "train", root=tmp_path)
+    assert found.names == ("cat", "dog")
+    assert found.ids == ["none", "cat/1", "cat/2", "dog/1"]
+    assert [s["labels"].sum().item() for s in samples_of(found, 4)] == [0, 1, 1, 1]
+
+
+def test_masks_of_a_folder_per_class(tmp_path):
+    for name in ("cat/1", "dog/1"):
+        photo(tmp_path / f"{name}.jpg")
+        ones(tmp_path / "masks" / f"{name}.png")
+    ones(tmp_path / "masks" / "loose.png")  # an image directly in it makes masks no class
+    found = open_dataset("folder", "val", root=tmp_path, with_masks=True)
+    assert found.names == ("cat", "dog")
+    assert found[1]["mask"].shape == (6, 8)
+
+
+def test_split_folders_with_labels_or_classes_in_them(tmp_path):
+    photo(tmp_path / "train" / "cat" / "1.jpg")
+    photo(tmp_path / "val" / "a.jpg")
+    (tmp_path / "val" / "labels.csv").write_text("id,cat,dog\na,1,0\n")
+    assert open_dataset("folder", "train", root=tmp_path).ids == ["cat/1"]
+    assert open_dataset("folder", "val", root=tmp_path).ids == ["a"]
+
+
+def test_a_class_called_like_a_split(tmp_path):
+    for name in ("train/1.jpg", "bus/1.jpg"):
+        photo(tmp_path / name)
+    assert open_dataset("folder", "train", root=tmp_path).names == ("bus", "train")
+
+
+def test_folders_that_cannot_be_read(tmp_path):
+    photo(tmp_path / "train" / "1.jpg")
+    photo(tmp_path / "val" / "2.jpg")
+    with pytest.raises(FileNotFoundError, match=r"labels\.json or labels\.csv .* for each class"):
+        open_dataset("folder", "train", root=tmp_path)  # two splits are not two classes
+    with pytest.raises(FileNotFoundError, match=r"root must be a folder, got .*gone"):
+        open_dataset("folder", "train", root=tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match=r"no label file at .*gone.csv"):
+        open_dataset("folder", "train", root=tmp_path, labels=tmp_path / "gone.csv")
+    for name in ("l.npy", "l.txt", "l.NPY"):
+        with pytest.raises(ValueError, match=r"labels must be a .json or .csv.*l\.\w+: it has no"):
+            open_dataset("folder", "train", root=tmp_path, labels=tmp_path / name)
+    labels = data.WeakLabels(("cat",), {"train/1": ["cat"], "val/2": []})
+    labels.save(tmp_path / "labels.csv")
+    assert len(open_dataset("folder", "train", root=tmp_path)) == 2
+    labels.save(tmp_path / "labels.json")
+    with pytest.raises(ValueError, match=r"which of .*s.json and .*s.csv to read, got None"):
+        open_dataset("folder", "train", root=tmp_path)
+    given = tmp_path / "labels.csv"
+    assert len(open_dataset("folder", "train", root=tmp_path, labels=given)) == 2
+    with pytest.raises(ValueError, match=r"labels must be None for 'scenes' data, got .*s.csv"):
+        open_dataset("scenes", "train", labels=given)
+
+
+def test_given_labels_for_voc(tmp_path):
+    voc = data.write_voc_layout(tmp_path, train=2, val=1, names=data.VOC_NAMES)
+    found = open_dataset("voc", "train", root=voc)
+    assert found.names == data.VOC_NAMES
+    assert found[0]["labels"][:10].any()
+    table = tmp_path / "mine.csv"
+    data.WeakLabels(data.VOC_NAMES, {"train_00001.JPG": ["dog"]}).save(table)
+    with pytest.raises(ValueError, match="1 of 2 ids have no row in labels: 'train_00000'"):
+        open_dataset("voc", "train", root=voc, labels=table)
+    lenient = open_dataset("voc", "train", root=voc, labels=table, strict=False)
+    assert lenient.ids == ["train_00001"]
+    assert lenient.labels.classes("train_00001") == ["dog"]
 
 
 @pytest.mark.parametrize("colour", ["photometric", "permute", "none"])

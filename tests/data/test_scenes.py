@@ -171,8 +171,10 @@ def test_errors():
         Scenes("test")
     with pytest.raises(ValueError, match="size must be at least 1, got 0"):
         Scenes(size=0)
-    with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         Scenes(seed=-1)
+    with pytest.raises(TypeError, match=r"size must be an int, got 2\.5"):
+        Scenes(size=2.5)
     with pytest.raises(IndexError, match=r"index must be in \[0, 2\), got 2"):
         Scenes(size=2)[2]
     assert len(Scenes()) == 2000

@@ -18,7 +18,10 @@ from wsss_blocks.data import (
     RandomResizedCrop,
     RandomScale,
     Resize,
+    collate,
     new_sample,
+    replay,
+    training_transform,
 )
 
 TOCO = Compose(
@@ -285,6 +288,64 @@ def test_greyscale_blur_and_permutation():
         for s in range(40)
     }
     assert len(orders) == 6
+
+
+# --- images of one pixel or one row -----------------------------------------------------------
+
+thin = st.sampled_from([(1, 1), (1, 2), (2, 1), (1, 37), (53, 1), (2, 3)])
+
+
+@given(
+    thin,
+    seeds,
+    st.sampled_from(["photometric", "permute", "none"]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([(0.5, 2.0), (1.0, 1.0), (0.01, 0.02)]),
+)
+def test_training_transform_survives_tiny_images(size, seed, colour, square, flip, scale):
+    transform = training_transform(16, scale=scale, flip=flip, colour=colour, square=square)
+    first, second = (
+        transform(sample_of(*shape, masks=True, seed=seed), generator(seed))
+        for shape in (size, (20, 30))
+    )
+    batch = collate([first, second])
+    assert batch["image"].shape == (2, 3, 16, 16)
+    assert torch.isfinite(batch["image"]).all()
+    assert 0 <= batch["image"].min() <= batch["image"].max() <= 1 + 1e-6
+    assert batch["mask"].shape == (2, 16, 16)
+    top, left, bottom, right = first["box"].tolist()
+    assert 0 <= top < bottom <= 16
+    assert 0 <= left < right <= 16
+    assert torch.isfinite(batch["geometry"].matrix).all()
+    moved, valid = replay(torch.rand(2, 1, 1), first["geometry"], size=(4, 4))
+    assert torch.isfinite(moved).all()
+    assert valid.shape == (4, 4)
+
+
+@given(thin, seeds)
+@pytest.mark.parametrize("transform", ALL, ids=lambda t: type(t).__name__)
+def test_every_transform_survives_tiny_images(transform, size, seed):
+    new = transform(sample_of(*size, masks=True), generator(seed))
+    height, width = new["image"].shape[-2:]
+    assert min(height, width) >= 1
+    assert new["mask"].shape == (height, width)
+    assert torch.isfinite(new["image"]).all()
+    assert new["geometry"].size.tolist() == [height, width]
+    assert new["geometry"].source_size.tolist() == list(size)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_resize_of_tiny_images(size):
+    def shape(transform):
+        new = transform(sample_of(*size), generator(0))
+        assert torch.isfinite(new["image"]).all()
+        assert new["box"].tolist() == [0, 0, *new["image"].shape[-2:]]
+        return tuple(new["image"].shape[-2:])
+
+    assert shape(Resize((32, 24))) == (32, 24)
+    assert shape(Resize(short=4)) == (size[0] * 4, size[1] * 4)
+    assert shape(Resize(long=3)) == tuple(max(1, round(side * 3 / max(size))) for side in size)
 
 
 @pytest.mark.parametrize(

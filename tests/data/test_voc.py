@@ -85,6 +85,15 @@ def test_split_may_be_a_list_of_ids_or_paths(layout, tmp_path):
         assert read(layout, split).ids == ["train_00002", "val_00001"]
 
 
+def test_an_id_may_be_listed_twice(layout, tmp_path):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("train_00002\ntrain_00001\ntrain_00002\n")
+    for strict in (True, False):
+        data = read(layout, ids, strict=strict)
+        assert data.ids == ["train_00002", "train_00001", "train_00002"]
+        assert torch.equal(data[0]["labels"], data[2]["labels"])
+
+
 def test_labels_may_be_given(layout, tmp_path):
     rows = {name: ["nine"] for name in Scenes(size=6).ids}
     labels = WeakLabels(DIGIT_NAMES, rows)
@@ -176,6 +185,47 @@ def test_missing_files(layout, tmp_path):
         read(layout, ids, labels=labels)[1]
     with pytest.raises(ValueError, match=r"train_00000.xml names .* not among the 20 names"):
         VOC2012(layout)
+
+
+def test_lenient_opening(tmp_path):
+    voc = write_voc_layout(tmp_path, train=5, val=1)
+    (voc / "Annotations" / "train_00000.xml").unlink()
+    (voc / "Annotations" / "train_00001.xml").write_text("<annotation>")
+    (voc / "JPEGImages" / "train_00003.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no annotation at .*train_00000.xml"):
+        read(tmp_path)
+    data = read(tmp_path, strict=False)
+    assert data.ids == ["train_00002", "train_00004"]
+    assert [data[i]["id"] for i in range(2)] == data.ids
+    assert data.path(1) == voc / "JPEGImages" / "train_00004.jpg"
+    xml, jpg = voc / "Annotations", voc / "JPEGImages"
+    assert data.skipped == {
+        "train_00000": f"without labels: no annotation at {xml / 'train_00000.xml'}; "
+        "pass labels if there are other ones.",
+        "train_00001": f"without labels: {xml / 'train_00001.xml'} is not XML: "
+        "no element found: line 1, column 12",
+        "train_00003": f"without an image: no file for 'train_00003' in {jpg}",
+    }
+    labels = WeakLabels(DIGIT_NAMES, {"train_00003": ["one"], "train_00004.jpg": ["two"]})
+    given = read(tmp_path, labels=labels, strict=False)
+    assert given.ids == ["train_00004"]
+    assert given[0]["labels"].nonzero().item() == 2
+    # Names that differ are a mistake of the caller, not of one file.
+    with pytest.raises(ValueError, match=r"xml names .* not among the 20 names"):
+        VOC2012(tmp_path, strict=False)
+    labels = WeakLabels(DIGIT_NAMES, {"train_00003": ["one"]})
+    with pytest.raises(ValueError, match=r"can be used: 5 skipped: 1 without an im.*, 4 without"):
+        read(tmp_path, labels=labels, strict=False)
+
+
+def test_scenes_under_other_names(tmp_path):
+    names = tuple(f"R&D <{i}>" for i in range(12))
+    write_voc_layout(tmp_path, train=4, val=1, names=names)
+    data, drawn = VOC2012(tmp_path, names=names), Scenes(size=4)
+    assert all(torch.equal(data[i]["labels"][:10], drawn[i]["labels"]) for i in range(4))
+    for wrong in (DIGIT_NAMES[:9], ("a",) * 10):
+        with pytest.raises(ValueError, match="names must be 10 to 254 unique class names, got"):
+            write_voc_layout(tmp_path, train=1, val=1, names=wrong)
 
 
 def test_mask_of_another_size(layout, tmp_path):

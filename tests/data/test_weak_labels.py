@@ -93,6 +93,68 @@ def test_long_csv(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "id;cat;dog\na b;1;0\né;0;1\n",
+        "\ufeffid;cat;dog\r\na b;1;0\r\né;0;1\r\n;;\r\n\r\n",
+        '"id","cat","dog"\r\n"a b","1","0"\r\n"é","0","1"\r\n',
+        "id\tcat\tdog\n a b \t1\t0\né\t0\t 1\n",
+        "id;labels\na b;cat\né;dog\n",
+        'id;class\na b;"cat;cat"\né;dog, dog\n',
+        "\nid,label\na b,cat;cat\né,dog\n",
+    ],
+)
+def test_tables_from_spreadsheets(tmp_path, text):
+    path = tmp_path / "labels.CSV"
+    path.write_bytes(text.encode())
+    labels = WeakLabels.load(path)
+    assert labels.names == ("cat", "dog")
+    assert {i: labels.classes(i) for i in labels} == {"a b": ["cat"], "é": ["dog"]}
+
+
+def test_the_first_separator_outside_quotes_counts(tmp_path):
+    path = tmp_path / "labels.csv"
+    names = ('a;b;"c', "d\te;f", "g,h")
+    labels = WeakLabels(names, {"x;y": [names[1]], 'q"u': [], "z\u2028z": names})
+    labels.save(path)
+    assert WeakLabels.load(path) == labels
+    path.write_text('"id, or so";"cat,dog";"cow"\na;1;0\n')
+    assert WeakLabels.load(path).names == ("cat,dog", "cow")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_other_encodings_are_named(tmp_path, encoding):
+    path = tmp_path / "labels.csv"
+    path.write_bytes("id,labels\nCafé,cat\n".encode(encoding))
+    with pytest.raises(ValueError, match=r"labels.csv must be UTF-8 text, got byte 0x.*CSV UTF-8"):
+        WeakLabels.load(path)
+
+
+def test_ids_beyond_ascii_in_every_text_format(tmp_path):
+    labels = WeakLabels(COCO_NAMES, {"Café 東京": ["dog"], "a b": []})
+    for name in ("l.json", "l.csv"):
+        labels.save(tmp_path / name)
+        assert WeakLabels.load(tmp_path / name) == labels
+    (tmp_path / "l.json").write_text(
+        '\ufeff{"names": ["Hund"], "labels": {"Café": ["Hund"]}}', encoding="utf-8"
+    )
+    assert WeakLabels.load(tmp_path / "l.json").classes("Café") == ["Hund"]
+    (tmp_path / "l.txt").write_text("Café東京 16\n", encoding="utf-8")
+    assert WeakLabels.load(tmp_path / "l.txt", names=COCO_NAMES).classes("Café東京") == ["dog"]
+
+
+def test_labels_of_voc_are_not_those_of_coco(tmp_path):
+    labels = WeakLabels(VOC_NAMES, {"a": ["dog"]})
+    for name in ("l.json", "l.csv"):
+        labels.save(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name} must have the 80 classes of names, got 20"):
+            WeakLabels.load(tmp_path / name, names=COCO_NAMES)
+    (tmp_path / "l.txt").write_text("a 0 79\n")
+    with pytest.raises(ValueError, match=r"l.txt:1 must list class ids in \[0, 20\), got '0 79'"):
+        WeakLabels.load(tmp_path / "l.txt", names=VOC_NAMES)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "must start with a header"),
@@ -101,6 +163,10 @@ def test_long_csv(tmp_path):
         ("id,cat,dog\na,1,2\n", ":2 must hold 0 or 1 for each class, got '2'"),
         ("id,cat,dog\na,1,0\n\na,1,0\n", ":4 repeats the id 'a'"),
         ("id,cat,dog\n,1,0\n", ":2 must have an id"),
+        ("id;cat;dog\na,1,0\n", ":2 must have an id and 2 more cells"),
+        ("\nid,cat,cat\na,1,0\n", ":2 must name each class once, got cat, cat"),
+        ("id;cat;;\na;1;;\n", ":1 must name each class once"),
+        ('id,cat\n"a,1\n' + "x" * 200000, ":3 is not CSV: field larger"),
     ],
 )
 def test_broken_csv(tmp_path, text, message):
@@ -118,6 +184,26 @@ def test_broken_json(tmp_path, text):
         WeakLabels.load(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"names": ["cat"], "labels": {"x": ["cow"]}}',
+            "rows must hold known classes, got 'cow'",
+        ),
+        ('{"names": ["cat", "cat"], "labels": {}}', "names must be unique and at least one"),
+        ('{"names": [], "labels": {}}', "names must be unique and at least one"),
+        ('{"names": [["cat"]], "labels": {}}', "names must be a sequence of strings"),
+        ('{"names": ["cat"], "labels": {"x": [1]}}', "rows must hold known classes, got 1 for 'x'"),
+    ],
+)
+def test_json_of_other_classes(tmp_path, text, message):
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"broken.json: {message}"):
+        WeakLabels.load(path)
+
+
 def test_json_with_bare_strings(tmp_path):
     path = tmp_path / "bare.json"
     path.write_text('{"names": ["c", "a", "t"], "labels": {"x": "cat"}}')
@@ -126,12 +212,21 @@ def test_json_with_bare_strings(tmp_path):
 
 
 def test_constructor_errors(tmp_path):
-    with pytest.raises(ValueError, match="'a' has the class 'cow', which is not among the 2 names"):
+    with pytest.raises(ValueError, match="got 'cow' for 'a', which is not among the 2 names"):
         WeakLabels(("cat", "dog"), {"a": ["cow"]})
     with pytest.raises(ValueError, match="names must be unique"):
         WeakLabels(("cat", "cat"), {})
     with pytest.raises(ValueError, match="names must be unique and at least one"):
         WeakLabels((), {})
+    for names in ("cat", None, 3, ("cat", 1)):
+        with pytest.raises(TypeError, match="names must be a sequence of strings, got "):
+            WeakLabels(names, {})
+    for rows in ([("a", ["cat"])], None):
+        with pytest.raises(TypeError, match=r"rows must map image ids to class names, got \w+"):
+            WeakLabels(("cat",), rows)
+    for rows in ({"a": "cat"}, {"a": None}, {"a": iter(["cat"])}, {1: ["cat"]}):
+        with pytest.raises(TypeError, match=r"rows must map strings to collections .*, got .*: "):
+            WeakLabels(("cat",), rows)
     with pytest.raises(ValueError, match=r"path must end in .json or .csv, got .*x.npy"):
         LABELS.save(tmp_path / "x.npy")
     with pytest.raises(FileNotFoundError, match=r"no label file at .*nothing.json"):
@@ -261,6 +356,9 @@ def test_from_folders(tmp_path):
     }
     with pytest.raises(FileNotFoundError, match="root must be a folder"):
         WeakLabels.from_folders(tmp_path / "gone")
+    fewer = WeakLabels.from_folders(tmp_path, exclude=("cat", "other"))
+    assert fewer.names == ("dog",)
+    assert fewer.ids == ["3", "dog/1"]
     with pytest.raises(ValueError, match="must have a folder for each class"):
         WeakLabels.from_folders(tmp_path / "cat")
 

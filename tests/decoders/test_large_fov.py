@@ -145,7 +145,7 @@ def test_compile():
 def test_errors():
     features, skip = random_maps(10), random_maps(11, 2, 2)
     for name in ("dim", "num_classes", "hidden_dim", "dilation", "skip_dim", "skip_hidden_dim"):
-        with pytest.raises(ValueError, match=f"{name} must be a positive integer, got 0"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             LargeFOV(**({"dim": 3, "num_classes": 2} | {name: 0}))
     with pytest.raises(ValueError, match=r"features must have shape \(B, D, h, w\) with D=3, got"):
         decoder(0)(random_maps(10, dim=4))
@@ -160,7 +160,7 @@ def test_errors():
         module(features, skip=skip[:1])
     with pytest.raises(TypeError, match="skip must be a floating-point tensor"):
         module(features, skip=skip.long())
-    with pytest.raises(ValueError, match="skip must be on the device of features"):
+    with pytest.raises(ValueError, match="skip must be on the device of the weights"):
         module(features, skip=skip.to("meta"))
 
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -67,10 +69,36 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def coco(tmp_path_factory):
+    """Scenes in COCO's layout, under COCO's class names."""
+    return data.write_coco_layout(tmp_path_factory.mktemp("coco"), train=6, val=2)
+
+
+CREATE_MODEL = open_clip.create_model
+
+
+@pytest.fixture(scope="session")
+def random_clip():
+    """CLIP's text tower as open_clip builds it, with random weights."""
+    return CREATE_MODEL("ViT-B-16", pretrained=None, force_quick_gelu=True)
+
+
+@pytest.fixture(autouse=True)
+def no_downloads(monkeypatch, request):
+    def build(name, **options):
+        assert (name, options["force_quick_gelu"]) == ("ViT-B-16", True)
+        return request.getfixturevalue("random_clip")
+
+    monkeypatch.setattr("wsss_blocks.backbones.create_text._download", lambda *a: "weights")
+    monkeypatch.setattr(open_clip, "create_model", build)
+
+
 def config(preset: str, output: Path, **changes) -> Config:
     cfg = PRESETS[preset]
     if cfg.size > 96:
         changes = {"size": 64, "cam_scales": cfg.cam_scales[:1], "eval_scales": (1.0,)} | changes
+        changes = {"eval_size": cfg.eval_size and 64} | changes
     return dataclasses.replace(cfg, output=output, **(FAST | changes))
 
 
@@ -86,13 +114,21 @@ def few_scenes(monkeypatch):
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
-def test_each_preset_trains_evaluates_and_draws(preset, tmp_path, voc, folder):
-    root = {"voc": voc, "folder": folder}.get(PRESETS[preset].data)
+def test_each_preset_trains_evaluates_and_draws(preset, tmp_path, voc, coco, folder, capsys):
+    root = {"voc": voc, "coco": coco, "folder": folder}.get(PRESETS[preset].data)
     results = main(config(preset, tmp_path, root=root))
+    told = capsys.readouterr().out
+    if preset in ("voc", "coco"):
+        assert re.search(r"^layer +9 +DIAL, supplement, Tab. 5", told, re.M)
+        assert re.search(r"^seg_weight +0.1 +inferred", told, re.M)
+        assert re.search(r"^steps +2 +changed \(preset: [28]0000\)", told, re.M)
     expected = {"cam_miou", "cam_par_miou", "text_cam_miou", "pseudo_label_miou", "seg_miou"}
     assert expected <= set(results)
     assert all(0 <= value <= 1 for value in results.values())
-    for name in ("metrics.json", "config.json", "model.safetensors", "figures/segmentation.png"):
+    for name in (
+        "metrics.json", "config.json", "model.safetensors", "segmenter.safetensors",
+        "figures/segmentation.png", "figures/similarity.png",
+    ):  # fmt: skip
         assert (tmp_path / name).is_file(), name
 
 
@@ -100,8 +136,8 @@ def losses_of(cfg: Config) -> list[dict[str, float]]:
     """Train and record the loss terms of each step."""
     seen, forward = [], train_dalnet.DALNet.forward
 
-    def spy(self, batch, active):
-        terms = forward(self, batch, active)
+    def spy(self, *args):
+        terms = forward(self, *args)
         seen.append({name: term.item() for name, term in terms.items()})
         return terms
 
@@ -146,11 +182,11 @@ def test_interrupted_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
     parts = dataclasses.replace(whole, output=tmp_path / "parts", resume=True)
     forward, calls = train_dalnet.DALNet.forward, []
 
-    def interrupted(self, batch, active):
+    def interrupted(self, *args):
         calls.append(1)
         if len(calls) == 4:
             raise StopError
-        return forward(self, batch, active)
+        return forward(self, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(train_dalnet.DALNet, "forward", interrupted)
@@ -187,13 +223,15 @@ def test_predict_writes_masks_of_any_size(tmp_path):
 def test_text_bank_from_a_file_is_used_and_checked(tmp_path):
     bank = backbones.TextBank.stand_in(data.DIGIT_NAMES, dim=16, seed=3)
     bank.save(tmp_path / "text.safetensors")
-    cfg = config("scenes", tmp_path / "run", text=tmp_path / "text.safetensors", evaluate=False)
+    cfg = config(
+        "scenes", tmp_path / "run", text=str(tmp_path / "text.safetensors"), evaluate=False
+    )
     main(cfg)
     saved = load_file(tmp_path / "run" / "model.safetensors")
     torch.testing.assert_close(saved["bank.classes"], bank.classes)
     backbones.TextBank.stand_in(("a", "b"), dim=16, seed=3).save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="names"):
-        main(dataclasses.replace(cfg, text=tmp_path / "other.safetensors"))
+        main(dataclasses.replace(cfg, text=str(tmp_path / "other.safetensors")))
 
 
 def test_demo_finishes_skips_what_is_done_and_writes_the_table(tmp_path, monkeypatch):

@@ -154,13 +154,13 @@ def test_errors():
         head(features[:, :4])
     with pytest.raises(TypeError, match="features must be a floating-point tensor"):
         head(features.long())
-    with pytest.raises(ValueError, match="features must be on the device of weight"):
+    with pytest.raises(ValueError, match="features must be on the device of the weights"):
         head(features.to("meta"))
     with pytest.raises(ValueError, match=r"valid must have shape \(B, h, w\) with B=2, h=3, w=4"):
         head(features, valid=valid[:1])
     with pytest.raises(TypeError, match="valid must be a bool tensor"):
         head(features, valid=valid.float())
-    with pytest.raises(ValueError, match="dim and num_classes must be at least 1, got 0, 3"):
+    with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
         ClassHead(0, 3)
     with pytest.raises(ValueError, match="pool_at must be one of 'features', 'cam', got 'logits'"):
         ClassHead(5, 3, pool_at="logits")

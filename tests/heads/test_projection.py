@@ -157,8 +157,9 @@ def test_errors():
         head(tokens.long())
     with pytest.raises(ValueError, match="x must be on the device of the weights"):
         head(tokens.to("meta"))
-    for sizes in ((0, 3, None), (5, 0, None), (5, 3, 0)):
-        with pytest.raises(ValueError, match="dim, out_dim and hidden_dim must be at least 1"):
+    named = {"dim": (0, 3, None), "out_dim": (5, 0, None), "hidden_dim": (5, 3, 0)}
+    for name, sizes in named.items():
+        with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0"):
             ProjectionHead(sizes[0], sizes[1], hidden_dim=sizes[2])
 
 

@@ -36,6 +36,16 @@ def test_equals_the_formula(reading, seed, batch, size, classes, prompts, weight
 
 
 @covers("cross_contrastive_loss", "oracle")
+@every_reading
+@given(seeds, sizes(3), st.integers(0, 3))
+def test_any_id_may_be_the_ignored_one(reading, seed, size, ignore):
+    features, mask, *rest = problem(seed, size=size)
+    args = features, mask.where(mask != 255, ignore), *rest
+    expected = cross_contrastive(*args, ignore_index=ignore, **reading)
+    assert_close(cross_contrastive_loss(*args, ignore_index=ignore, **reading), expected)
+
+
+@covers("cross_contrastive_loss", "oracle")
 def test_equal_similarities_cost_log_two_per_direction():
     features, mask = torch.ones(1, 4, 2, 2), torch.tensor([[[0, 1], [2, 255]]])
     labels, axes = torch.tensor([[1.0, 1.0]]), torch.eye(4)

@@ -67,7 +67,7 @@ def test_nothing_that_moves_the_number_has_a_default(missing):
     [
         ({"dataset": ""}, "dataset must not be empty"),
         ({"refiner": ""}, "refiner must not be empty"),
-        ({"num_images": 0}, "num_images must be >= 1, got 0"),
+        ({"num_images": -1}, "num_images must be >= 0, got -1"),
         ({"scales": ()}, "scales must be positive"),
         ({"scales": (1.0, 0.0)}, "scales must be positive"),
         ({"absent_rule": "none"}, "absent_rule must be one of"),

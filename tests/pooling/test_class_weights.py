@@ -145,7 +145,7 @@ def test_errors():
         patch_class_weights(mask.float(), size=(2, 2), num_classes=2)
     with pytest.raises(ValueError, match=r"mask must hold ids in \[0, 2\)"):
         patch_class_weights(mask + 2, size=(2, 2), num_classes=2)
-    with pytest.raises(ValueError, match="size must be two positive integers"):
+    with pytest.raises(ValueError, match="size must be two positive sides"):
         patch_class_weights(mask, size=(2, 0), num_classes=2)
     with pytest.raises(ValueError, match=r"valid must have shape \(B, h, w\) with B=1, h=2, w=3"):
         patch_class_weights(mask, size=(2, 3), num_classes=2, valid=mask == 0)

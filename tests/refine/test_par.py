@@ -207,7 +207,7 @@ def test_par_compiles():
         ({"images": torch.ones(1, 3, 2, 2).int()}, TypeError, "images must be a floating-point"),
         ({"dilations": ()}, ValueError, r"dilations must be one or more integers >= 1, got \(\)"),
         ({"dilations": (0, 1)}, ValueError, r"dilations .* got \(0, 1\)"),
-        ({"iterations": -1}, ValueError, "iterations must be >= 0, got -1"),
+        ({"iterations": -1}, ValueError, "iterations must be at least 0, got -1"),
         ({"colour_scale": 0.0}, ValueError, "colour_scale must be positive and finite"),
         ({"position_weight": -1.0}, ValueError, "position_weight must be finite and >= 0"),
         ({"kernel": "crf"}, ValueError, "kernel must be one of 'par', 'pamr', got 'crf'"),
@@ -223,7 +223,7 @@ def test_par_errors(change, error, match):
 
 
 def test_downsample_must_be_positive():
-    with pytest.raises(ValueError, match="downsample must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="downsample must be at least 1, got 0"):
         PixelAdaptiveRefine(downsample=0)
 
 

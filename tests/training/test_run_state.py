@@ -93,7 +93,12 @@ def test_layout_and_replacement(tmp_path):
     for step in (0, 1, 1):
         save_run_state(tmp_path / "ckpt", step=step, stateful=run.stateful())
     pointer = json.loads((tmp_path / "ckpt" / "latest.json").read_text())
-    assert pointer == {"version": 1, "step": 1, "folder": "step-00000001-1"}
+    assert pointer == {
+        "version": 1,
+        "step": 1,
+        "folder": "step-00000001-1",
+        "identity": {},
+    }
     assert sorted(p.name for p in (tmp_path / "ckpt").iterdir()) == [
         "latest.json",
         "step-00000001-1",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wsss_blocks.backbones.create import create_encoder
+    from wsss_blocks.backbones.create_text import create_text_bank
     from wsss_blocks.backbones.features import (
         Encoder,
         Features,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from wsss_blocks.backbones.mobilenet import mobilenet_v1
     from wsss_blocks.backbones.open_clip_image import OpenCLIPImageEncoder
     from wsss_blocks.backbones.open_clip_text import OpenCLIPTextEncoder
+    from wsss_blocks.backbones.outside_text import outside_text
     from wsss_blocks.backbones.small_cnn import SmallCNN
     from wsss_blocks.backbones.text_bank import TextBank
     from wsss_blocks.backbones.timm_cnn import TimmCNN
@@ -36,7 +38,9 @@ __all__ = [
     "TimmCNN",
     "TimmViT",
     "create_encoder",
+    "create_text_bank",
     "mobilenet_v1",
+    "outside_text",
     "resize_to_stride",
 ]
 
@@ -52,7 +56,9 @@ _HOME = {
     "TimmCNN": "timm_cnn",
     "TimmViT": "timm_vit",
     "create_encoder": "create",
+    "create_text_bank": "create_text",
     "mobilenet_v1": "mobilenet",
+    "outside_text": "outside_text",
     "resize_to_stride": "features",
 }
 

@@ -1,13 +1,20 @@
 """What the encoders share: image preparation, layer numbers, tokens to grids."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import check_floating, check_shape, values_are_checked
+from wsss_blocks._validate import (
+    check_images,
+    check_int,
+    check_number,
+    check_same_device,
+    check_sequence,
+)
 from wsss_blocks.backbones.features import Features, SizePolicy, resize_to_stride
 
 __all__ = [
@@ -26,8 +33,14 @@ _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 def channel_statistics(name: str, values: Sequence[float]) -> Tensor:
     """Return three numbers, one per colour, as a float32 tensor."""
+    check_sequence(name, values)
     if len(values) != 3:
         raise ValueError(f"{name} must hold 3 numbers (R, G, B), got {len(values)}.")
+    for value in values:
+        check_number(name, value)
+        if not math.isfinite(value) or (name == "std" and value <= 0):
+            wanted = "positive" if name == "std" else "finite"
+            raise ValueError(f"{name} must hold {wanted} numbers, got {tuple(values)}.")
     return torch.tensor(values, dtype=torch.float32)
 
 
@@ -41,22 +54,23 @@ def prepare_images(
     images: Tensor, mean: Tensor, std: Tensor, *, stride: int, size_policy: SizePolicy
 ) -> Tensor:
     """Check, normalise and fit ``(B, 3, H, W)`` images; padding is 0, the mean colour."""
-    check_shape("images", images, "B 3 H W")
-    check_floating("images", images)
-    if values_are_checked(images) and images.numel():
-        low, high = images.aminmax()
-        # Resampling overshoots a little; 0..255 or already normalised images by much more.
-        if not bool((low >= -0.5) & (high <= 1.5)):
-            raise ValueError(
-                "images must be RGB in [0, 1] (the encoder normalises them itself), "
-                f"got values from {float(low):.4g} to {float(high):.4g}."
-            )
+    check_images("images", images)
+    check_same_device("images", images, "the weights", mean)
+    promoted = torch.promote_types(images.dtype, mean.dtype)
+    if promoted != mean.dtype and not torch.is_autocast_enabled(images.device.type):
+        raise TypeError(
+            f"images must have the dtype of the weights ({mean.dtype}) or a smaller one outside "
+            f"autocast, got {images.dtype}."
+        )
     images = (images - mean[:, None, None]) / std[:, None, None]
     return resize_to_stride(images, stride=stride, policy=size_policy)
 
 
-def layer_numbers(layers: Iterable[int], available: Sequence[int]) -> tuple[int, ...]:
+def layer_numbers(layers: Sequence[int], available: Sequence[int]) -> tuple[int, ...]:
     """Resolve negative layers from the end and refuse unknown ones."""
+    check_sequence("layers", layers)
+    for i in layers:
+        check_int("layers", i)
     count = len(available)
     wanted = tuple(available[i] if -count <= i < 0 else i for i in layers)
     for i in wanted:

@@ -1,8 +1,14 @@
 """The encoders that every example can be asked for by name."""
 
+import os
+from difflib import get_close_matches
+
+import timm
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from wsss_blocks.backbones._weights_file import load_weights_file
 from wsss_blocks.backbones.mobilenet import mobilenet_v1
 from wsss_blocks.backbones.small_cnn import SmallCNN
 from wsss_blocks.backbones.timm_cnn import TimmCNN
@@ -11,22 +17,31 @@ from wsss_blocks.backbones.timm_vit import TimmViT
 __all__ = ["create_encoder"]
 
 
-def create_encoder(name: str, *, weights: str | None = None) -> nn.Module:
+def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) -> nn.Module:
     """Build an image encoder under the contract :class:`wsss_blocks.backbones.Encoder`.
+
+    Note:
+        A file must hold timm's own key names, as the checkpoints of timm, DeiT and DINO do. The
+        classifier in it is left out, and a position embedding of another square grid is resampled
+        (bicubic, without the antialiasing of timm's own loader; see :class:`TimmViT`). Nothing in
+        a file is executed. The colour statistics are those of the name, not of the file: ask for
+        ``"deit_base_patch16_224"`` to load DeiT's weights.
 
     Args:
         name: ``"small-cnn"`` (:class:`SmallCNN`, from scratch); ``"small-vit"`` (three transformer
             blocks on its stages, from scratch); ``"mobilenet"`` (MobileNetV1 0.75 at stride 16,
-            frozen); otherwise the name of a timm ViT, fine-tuned with a frozen position embedding.
-        weights: None for random ones; ``"pretrained"`` for those that timm downloads; for
-            ``"mobilenet"`` the path of a safetensors file.
+            frozen); otherwise the name of a timm ViT, to be fine-tuned but for its position
+            embedding, or of a timm CNN, frozen, at stride 16.
+        weights: None for random ones; ``"pretrained"`` for those that timm downloads; the path of
+            a file (``.pth``, ``.bin``, ``.safetensors``), also for ``"mobilenet"``.
 
     Returns:
         The encoder.
 
     Raises:
-        ValueError: weights that this encoder cannot take.
-        RuntimeError: timm does not know the name.
+        ValueError: an unknown name, or weights that this encoder cannot take; the file is named,
+            and what it lacks.
+        FileNotFoundError: there is no such file.
 
     Example:
         >>> encoder = create_encoder("small-cnn")
@@ -35,13 +50,38 @@ def create_encoder(name: str, *, weights: str | None = None) -> nn.Module:
     """
     if name in ("small-cnn", "small-vit"):
         if weights is not None:
-            raise ValueError(f"weights must be None for {name!r}, which starts from scratch.")
+            raise ValueError(
+                f"weights must be None for {name!r}, which starts from scratch, got {weights!r}."
+            )
         return SmallCNN() if name == "small-cnn" else _small_vit()
+    if name != "mobilenet" and ":" not in name and not timm.is_model(name):  # "hf-hub:..."
+        near = ", ".join(repr(n) for n in get_close_matches(name, timm.list_models(), n=3))
+        raise ValueError(
+            "name must be 'small-cnn', 'small-vit', 'mobilenet' or a name of timm, "
+            f"got {name!r}{f' (near: {near})' if near else ''}."
+        )
+    download = weights == "pretrained" and name != "mobilenet"
+    file = None if download else weights
+    if file is not None and not os.path.isfile(file):
+        choices = "None" if name == "mobilenet" else "None, 'pretrained'"
+        raise FileNotFoundError(
+            f"weights must be {choices} or a file for {name!r}, got {str(file)!r}: no such file."
+        )
     if name == "mobilenet":
-        return TimmCNN(mobilenet_v1(weights=weights, output_stride=16), frozen=True)
-    if weights not in (None, "pretrained"):
-        raise ValueError(f"weights must be None or 'pretrained' for {name!r}, got {weights!r}.")
-    return TimmViT(name, pretrained=weights is not None, freeze_pos_embed=True)
+        model = mobilenet_v1(output_stride=16)
+        if file is not None:
+            load_weights_file(file, model, name=name)
+        return TimmCNN(model, frozen=True)
+    encoder: TimmViT | TimmCNN
+    with torch.device("meta"):  # what it is, without its memory
+        is_vit = isinstance(timm.create_model(name), VisionTransformer)
+    if is_vit:
+        encoder = TimmViT(name, pretrained=download, freeze_pos_embed=True)
+    else:
+        encoder = TimmCNN(name, pretrained=download, output_stride=16, frozen=True)
+    if file is not None:
+        load_weights_file(file, encoder.model, name=name)
+    return encoder
 
 
 def _small_vit() -> TimmViT:

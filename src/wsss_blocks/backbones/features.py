@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import check_choice, check_floating, check_shape
+from wsss_blocks._validate import check_choice, check_finite, check_floating, check_int, check_shape
 
 __all__ = [
     "Encoder",
@@ -38,8 +38,8 @@ def resize_to_stride(images: Tensor, *, stride: int, policy: SizePolicy = "resiz
         ``(B, C, H', W')`` with both sides divisible by ``stride``.
 
     Raises:
-        ValueError: wrong shape, unknown policy, ``stride < 1``, or ``"floor"`` with an image
-            smaller than one cell.
+        ValueError: wrong shape, unknown policy, ``stride < 1``, images that are not finite, or
+            ``"floor"`` with an image smaller than one cell.
         TypeError: images are not floating point.
 
     Example:
@@ -50,8 +50,8 @@ def resize_to_stride(images: Tensor, *, stride: int, policy: SizePolicy = "resiz
     check_shape("images", images, "B C H W")
     check_floating("images", images)
     check_choice("policy", policy, ("resize", "pad", "floor"))
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}.")
+    check_int("stride", stride, least=1)
+    check_finite("images", images)
     spare = 0 if policy == "floor" else stride - 1
     height, width = ((side + spare) // stride * stride for side in images.shape[-2:])
     if (height, width) == tuple(images.shape[-2:]):

@@ -13,7 +13,8 @@ from timm.models.efficientnet import (  # type: ignore[attr-defined]
 )
 from torch import Tensor, nn
 
-from wsss_blocks._validate import check_choice, check_positive
+from wsss_blocks._validate import check_choice, check_int, check_positive
+from wsss_blocks.backbones._weights_file import load_weights_file
 
 __all__ = ["mobilenet_v1"]
 
@@ -43,9 +44,9 @@ def mobilenet_v1(
         timm ``EfficientNet`` module: images ``(B, 3, H, W)`` in ``[-1, 1]`` to 1,000 logits.
 
     Raises:
-        ValueError: the multiplier is not positive, or ``output_stride`` is not 8, 16 or 32.
+        ValueError: the multiplier is not positive, ``output_stride`` is not 8, 16 or 32, or the
+            weights are damaged or of another network.
         FileNotFoundError: there is no such file of weights.
-        RuntimeError: the weights do not fit.
 
     Example:
         >>> import torch
@@ -53,6 +54,7 @@ def mobilenet_v1(
         torch.Size([1, 256, 2, 2])
     """
     check_positive("multiplier", multiplier)
+    check_int("output_stride", output_stride)
     check_choice("output_stride", str(output_stride), ("8", "16", "32"))
     stages = [
         ["dsa_r1_k3_s1_c64"],
@@ -76,9 +78,9 @@ def mobilenet_v1(
             model.set_submodule(name, _SameConv2d(conv))
     model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     if weights is not None:
-        from safetensors.torch import load_file
-
-        model.load_state_dict(load_file(weights))
+        if not os.path.isfile(weights):
+            raise FileNotFoundError(f"no file of weights at {weights}.")
+        load_weights_file(weights, model, name="mobilenet")
     return cast(nn.Module, model)
 
 

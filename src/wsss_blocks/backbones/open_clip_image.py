@@ -17,6 +17,7 @@ from wsss_blocks.backbones._common import (
     resample_position,
     token_features,
 )
+from wsss_blocks.backbones._open_clip import create_open_clip
 from wsss_blocks.backbones.features import Features, SizePolicy
 
 __all__ = ["OpenCLIPImageEncoder"]
@@ -87,7 +88,7 @@ class OpenCLIPImageEncoder(nn.Module):
         super().__init__()
         check_choice("size_policy", size_policy, ("resize", "pad", "floor"))
         if isinstance(model, str):
-            model = open_clip.create_model(model, pretrained=pretrained)
+            model = create_open_clip(model, pretrained)
         elif pretrained is not None:
             raise ValueError("pretrained must be None for a model that is already built.")
         visual: Any = getattr(model, "visual", model)

@@ -8,7 +8,13 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from wsss_blocks._validate import check_integer, check_shape
+from wsss_blocks._validate import (
+    check_integer,
+    check_same_device,
+    check_shape,
+    values_are_checked,
+)
+from wsss_blocks.backbones._open_clip import create_open_clip
 from wsss_blocks.backbones.features import TextFeatures
 
 __all__ = ["OpenCLIPTextEncoder"]
@@ -45,7 +51,7 @@ class OpenCLIPTextEncoder(nn.Module):
     Raises:
         TypeError: the tower is not a text transformer of open_clip, or ids are not integers.
         ValueError: the tower is not causal or does not pool at the end-of-text token; ids and
-            mask do not fit; a module together with ``pretrained``.
+            mask do not fit each other or the vocabulary; a module together with ``pretrained``.
 
     Example:
         >>> from open_clip.transformer import TextTransformer
@@ -68,7 +74,7 @@ class OpenCLIPTextEncoder(nn.Module):
         super().__init__()
         if isinstance(model, str):
             tokenizer = tokenizer or open_clip.get_tokenizer(model)
-            model = open_clip.create_model(model, pretrained=pretrained)
+            model = create_open_clip(model, pretrained)
         elif pretrained is not None:
             raise ValueError("pretrained must be None for a model that is already built.")
         text: Any = getattr(model, "text", model)
@@ -120,6 +126,14 @@ class OpenCLIPTextEncoder(nn.Module):
         check_shape("mask", mask, "B T", B=ids.shape[0], T=ids.shape[1])
         if mask.dtype != torch.bool:
             raise TypeError(f"mask must be a bool tensor, got {mask.dtype}.")
+        check_same_device("ids", ids, "the weights", self.positional_embedding)
+        check_same_device("mask", mask, "ids", ids)
+        words = self.token_embedding.num_embeddings
+        if values_are_checked(ids) and ids.numel() and not 0 <= ids.min() <= ids.max() < words:
+            raise ValueError(
+                f"ids must lie in [0, {words}), got {int(ids.min())} to {int(ids.max())}."
+            )
+        ids = ids.long()
         length = ids.shape[1]
         if length > self.context_length:
             raise ValueError(f"ids must have at most T={self.context_length} tokens, got {length}.")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from wsss_blocks._validate import check_choice
+from wsss_blocks._validate import check_choice, check_int, check_sequence
 from wsss_blocks.backbones._common import (
     channel_statistics,
     layer_numbers,
@@ -73,14 +73,16 @@ class SmallCNN(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("size_policy", size_policy, ("resize", "pad", "floor"))
+        check_sequence("widths", widths)
+        check_sequence("blocks", blocks)
         if not widths or len(widths) != len(blocks):
             raise ValueError(
                 "widths and blocks must hold one number per stage, "
                 f"got {len(widths)} widths and {len(blocks)} blocks."
             )
-        for width in widths:
-            if width < 1:
-                raise ValueError(f"widths must be at least 1, got {width}.")
+        for width, count in zip(widths, blocks, strict=True):
+            check_int("widths", width, least=1)
+            check_int("blocks", count, least=0)
         self.register_buffer("mean", channel_statistics("mean", mean))
         self.register_buffer("std", channel_statistics("std", std))
         self.size_policy = size_policy

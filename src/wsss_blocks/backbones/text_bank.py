@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from wsss_blocks._files import replaced
-from wsss_blocks._numerics import l2_normalize
+from wsss_blocks._validate import check_sequence
+from wsss_blocks.backbones._stand_in import STAND_IN, another_row, stand_in_rows
+from wsss_blocks.backbones._text_rows import encode_prompts, positions, read_bank, unit_rows
 from wsss_blocks.backbones.features import TextEncoder
 
 __all__ = ["TextBank"]
@@ -51,10 +53,11 @@ class TextBank(nn.Module):
         self, classes: Tensor, background: Tensor | None, *, names: Sequence[str], source: str
     ) -> None:
         super().__init__()
-        rows = _unit_rows("classes", classes)
+        check_sequence("names", names)
+        rows = unit_rows("classes", classes)
         if background is None:
             background = rows.new_zeros(0, rows.shape[1])
-        others = _unit_rows("background", background, dim=rows.shape[1])
+        others = unit_rows("background", background, dim=rows.shape[1])
         if not names or not len(names) == len(set(names)) == len(rows):
             raise ValueError(f"names must be K={len(rows)} > 0 distinct names, got {list(names)}.")
         self.register_buffer("classes", rows)
@@ -85,22 +88,15 @@ class TextBank(nn.Module):
             batch_size: prompts per forward pass.
 
         Raises:
-            ValueError: no template, or a template without ``{}``.
+            ValueError: no name, no template, or a template without ``{}``.
         """
+        if not names:
+            raise ValueError("names must hold a class at least, got [].")
         if not templates or any(t.count("{}") != 1 for t in templates):
             raise ValueError(f"templates must each hold one '{{}}', got {list(templates)}.")
         prompts = [t.format(name) for name in names for t in templates] + list(background)
-        device = next(text_encoder.parameters()).device
-        training = text_encoder.training
-        text_encoder.eval()
-        rows = []
-        for start in range(0, len(prompts), batch_size):
-            ids, mask = text_encoder.tokenize(prompts[start : start + batch_size])
-            token = text_encoder(ids.to(device), mask.to(device)).global_token
-            rows.append(l2_normalize(token))
-        text_encoder.train(training)
+        encoded = encode_prompts(text_encoder, prompts, batch_size=batch_size)
         split = len(names) * len(templates)
-        encoded = torch.cat(rows)
         classes = encoded[:split].reshape(len(names), len(templates), -1).mean(1)
         source = source or f"{type(text_encoder).__name__}: {', '.join(templates)}"
         return cls(classes, encoded[split:], names=names, source=source)
@@ -135,14 +131,31 @@ class TextBank(nn.Module):
         Raises:
             ValueError: ``dim`` is less than K + 1.
         """
-        n = len(names) + 1
-        if dim < n:
-            raise ValueError(f"dim must be at least K + 1 = {n}, got {dim}.")
-        generator = torch.Generator().manual_seed(seed)
-        q = torch.linalg.qr(torch.randn(dim, n, generator=generator, dtype=torch.float64)).Q.mT
-        beta = ((0.25 + 0.75 * n) ** 0.5 - 0.5) / n
-        rows = (0.5 * q + beta * q.sum(0)).float()
-        return cls(rows[:-1], rows[-1:], names=names, source="stand-in")
+        check_sequence("names", names)
+        rows = stand_in_rows(len(names) + 1, dim=dim, seed=seed)
+        return cls(rows[:-1], rows[-1:], names=names, source=STAND_IN)
+
+    def stand_in_row(self, *, seed: int) -> Tensor:
+        """Draw the row ``(D,)`` of a prompt that is none of a stand-in bank's, for figures.
+
+        A unit vector at cosine 0.75 to each row of the bank, as these are among themselves. For
+        the row of a real tower give :func:`create_text_bank` one more name.
+
+        Raises:
+            ValueError: the bank is no stand-in, or D is less than K + 2.
+        """
+        if self.source != STAND_IN:
+            raise ValueError(f"source must be {STAND_IN!r} for a drawn row, got {self.source!r}.")
+        return another_row(torch.cat([self.classes, self.background]), seed=seed)
+
+    def select(self, names: Sequence[str]) -> Self:
+        """Return a bank of these classes, in this order, with the same background.
+
+        Raises:
+            ValueError: the bank lacks a name, or a name comes twice.
+        """
+        rows = self.classes[positions(names, self.names, where=f"the bank ({self.source})")]
+        return type(self)(rows, self.background, names=names, source=self.source)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write safetensors with names and source in the metadata, under a temporary name first."""
@@ -165,36 +178,21 @@ class TextBank(nn.Module):
 
         Args:
             path: safetensors file.
-            names: the expected class names in order; needed if the file holds none.
+            names: the classes to take, by name, in this order; the file may hold more of them in
+                any order. None takes all. If the file holds no names, these are its rows' names.
             background: ``(M, D)`` rows that replace those of the file.
 
         Raises:
-            ValueError: the file has no ``classes`` or no names, or other names or another order.
+            ValueError: the file is damaged, or lacks ``classes``, all names or one of ``names``.
+            TypeError: its rows are not floating point.
+            FileNotFoundError: there is no such file.
         """
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if "classes" not in tensors:
-            raise ValueError(f"{path} must hold a tensor 'classes', got {sorted(tensors)}.")
-        stored = json.loads(metadata["names"]) if "names" in metadata else names
-        if stored is None:
-            raise ValueError(f"names must be given: {path} holds none.")
-        if names is not None and list(names) != list(stored):
-            raise ValueError(f"names must be {stored} as in {path}, got {list(names)}.")
-        rows = tensors.get("background") if background is None else background
-        source = metadata.get("source", os.path.basename(path))
-        return cls(tensors["classes"], rows, names=stored, source=source)
-
-
-def _unit_rows(name: str, rows: Tensor, *, dim: int | None = None) -> Tensor:
-    if rows.ndim != 2 or rows.shape[1] == 0 or rows.shape[1] != (dim or rows.shape[1]):
-        letters = "(K, D)" if dim is None else f"(M, D) with D={dim}"
-        raise ValueError(f"{name} must have shape {letters}, got {tuple(rows.shape)}.")
-    if not rows.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {rows.dtype}.")
-    norms = rows.detach().float().norm(dim=1)
-    if not bool(((norms > 0) & norms.isfinite()).all()):
-        raise ValueError(f"{name} must have finite rows that are not zero.")
-    return l2_normalize(rows.detach())
+        file = read_bank(path, names)
+        try:
+            bank = cls(file.classes, file.background, names=file.names, source=file.source)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{path} must hold a text bank: {error}") from error
+        if background is not None:
+            bank = cls(bank.classes, background, names=bank.names, source=bank.source)
+        positions(names or (), bank.names, where=path)  # select() could not name the file
+        return bank if names is None else bank.select(names)

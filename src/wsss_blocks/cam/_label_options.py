@@ -5,8 +5,11 @@ from torch import Tensor
 
 from wsss_blocks._validate import (
     check_choice,
+    check_finite,
     check_floating,
+    check_int,
     check_non_negative,
+    check_number,
     check_positive,
     check_same_device,
     values_are_checked,
@@ -30,8 +33,11 @@ def check_options(
     _check_threshold(threshold, background_power, batch)
     if normalize is not None:
         check_choice("normalize", normalize, ("minmax",))
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}.")
     if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
         raise TypeError(f"dtype must be an integer dtype, got {dtype}.")
+    check_int("ignore_index", ignore_index)
     if torch.iinfo(dtype).max < ignore_index:
         raise ValueError(f"dtype must hold ignore_index={ignore_index}, got {dtype}.")
 
@@ -41,7 +47,7 @@ def threshold_bounds(
 ) -> tuple[Tensor, Tensor]:
     """Return (low, high), 0-dim or ``(B, 1, 1)``, in the dtype of ``scores``."""
     if not isinstance(threshold, Tensor):
-        low, high = threshold if isinstance(threshold, tuple) else (threshold, threshold)
+        low, high = threshold if isinstance(threshold, tuple | list) else (threshold, threshold)
         return scores.new_full((), low), scores.new_full((), high)
     check_same_device("threshold", threshold, "cam", scores)
     pair = threshold if threshold.ndim == 2 else torch.stack([threshold, threshold], dim=1)
@@ -65,6 +71,7 @@ def _check_threshold(
                 f"threshold must have shape (B,) or (B, 2) with B={batch}, "
                 f"got {tuple(threshold.shape)}."
             )
+        check_finite("threshold", threshold)
         check_non_negative("threshold", threshold)
         if threshold.ndim == 2 and values_are_checked(threshold):
             bad = threshold[:, 0] > threshold[:, 1]
@@ -73,6 +80,11 @@ def _check_threshold(
                     f"threshold must hold low <= high, got {threshold[bad][0].tolist()}."
                 )
     elif threshold is not None:
-        low, high = threshold if isinstance(threshold, tuple) else (threshold, threshold)
+        pair = tuple(threshold) if isinstance(threshold, tuple | list) else (threshold, threshold)
+        if len(pair) != 2:
+            raise ValueError(f"threshold must be one number or (low, high), got {threshold!r}.")
+        for value in pair:
+            check_number("threshold", value)
+        low, high = pair
         if not 0 <= low <= high:
             raise ValueError(f"threshold must be >= 0 with low <= high, got {threshold}.")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from wsss_blocks._validate import check_box, check_shape, values_are_checked
+from wsss_blocks._validate import check_box, check_shape, check_size, values_are_checked
 
 __all__ = ["box_to_valid", "scale_box"]
 
@@ -86,9 +86,8 @@ def box_to_valid(box: Tensor, *, image_size: tuple[int, int], size: tuple[int, i
 def _check(box: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> None:
     check_shape("box", box, "B 4")
     check_box(box, batch=box.shape[0])
-    for name, sides in (("image_size", image_size), ("size", size)):
-        if len(sides) != 2 or min(sides) < 1:
-            raise ValueError(f"{name} must be two positive sides (height, width), got {sides}.")
+    check_size("image_size", image_size)
+    check_size("size", size)
     if values_are_checked(box):
         top, left, bottom, right = box.long().unbind(1)
         inside = (top >= 0) & (left >= 0) & (bottom <= image_size[0]) & (right <= image_size[1])

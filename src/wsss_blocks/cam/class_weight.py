@@ -3,7 +3,13 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_blocks._validate import check_floating, check_same_device, check_shape
+from wsss_blocks._validate import (
+    check_finite,
+    check_floating,
+    check_same_device,
+    check_shape,
+    check_tensor,
+)
 
 __all__ = ["class_weight_cam"]
 
@@ -30,7 +36,7 @@ def class_weight_cam(features: Tensor, weight: Tensor) -> Tensor:
         ``(B, K, h, w)`` raw scores in the dtype of ``features`` (of autocast where that is on).
 
     Raises:
-        ValueError: If a shape or device does not fit.
+        ValueError: If a shape or device does not fit or an input is not finite.
         TypeError: If an input is not floating-point.
 
     Example:
@@ -40,10 +46,13 @@ def class_weight_cam(features: Tensor, weight: Tensor) -> Tensor:
         torch.Size([2, 20, 28, 28])
     """
     check_shape("features", features, "B D h w")
+    check_tensor("weight", weight)
     axes = "K D 1 1" if weight.ndim == 4 else "K D"
     check_shape("weight", weight, axes, D=features.shape[1])
     check_floating("features", features)
     check_floating("weight", weight)
     check_same_device("weight", weight, "features", features)
+    check_finite("features", features)
     kernel = weight.to(features.dtype).reshape(weight.shape[0], weight.shape[1], 1, 1)
+    check_finite("weight", kernel)
     return F.conv2d(features, kernel)

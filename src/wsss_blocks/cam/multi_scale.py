@@ -98,7 +98,7 @@ def multi_scale_cam(
 
     Raises:
         ValueError: If a shape, scale, reduction or ``size`` does not fit, or ``cam_fn`` returns
-            something other than maps of all views.
+            something other than finite maps of all views, or ``images`` are not finite.
         TypeError: If ``images`` is not floating-point or ``cam_fn`` does not return tensors.
 
     Example:

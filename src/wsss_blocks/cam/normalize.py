@@ -2,11 +2,13 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from wsss_blocks._numerics import at_least_float32
 from wsss_blocks._validate import (
     check_choice,
+    check_finite,
     check_floating,
     check_positive,
     check_same_device,
@@ -58,7 +60,8 @@ def normalize_cam(
         ``(B, K, h, w)`` in the dtype of ``cam``.
 
     Raises:
-        ValueError: If a shape, device, ``mode``, ``scope`` or ``eps`` does not fit.
+        ValueError: If a shape, device, ``mode``, ``scope`` or ``eps`` does not fit, or ``cam`` is
+            not finite where ``valid``.
         TypeError: If ``cam`` is not floating-point or ``valid`` is not bool.
 
     Example:
@@ -71,6 +74,22 @@ def normalize_cam(
     check_floating("cam", cam)
     check_valid(valid, batch=cam.shape[0], size=(cam.shape[2], cam.shape[3]))
     _check_options(mode, scope, eps)
+    if valid is not None:
+        check_same_device("valid", valid, "cam", cam)
+    check_finite("cam", cam, where=None if valid is None else valid.unsqueeze(1))
+    return scale_to_range(cam, mode=mode, relu=relu, scope=scope, valid=valid, eps=eps)
+
+
+def scale_to_range(
+    cam: Tensor,
+    *,
+    mode: Mode = "minmax",
+    relu: bool = False,
+    scope: Scope = "class",
+    valid: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Compute what :func:`normalize_cam` returns, for arguments that are known to be legal."""
     x = at_least_float32(cam)
     if relu:
         x = x.relu()
@@ -78,7 +97,6 @@ def normalize_cam(
     if valid is None:
         low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
     else:
-        check_same_device("valid", valid, "cam", cam)
         outside = ~valid[:, None]
         x = x.masked_fill(outside, 0)
         empty = outside.all(-1, keepdim=True).all(-2, keepdim=True)
@@ -86,6 +104,8 @@ def normalize_cam(
         high = x.masked_fill(outside, -float("inf")).amax(axes, keepdim=True).masked_fill(empty, 0)
     if mode == "max":
         x = x / high.clamp_min(eps)
+        if cam.dtype == torch.float16:  # a map without a positive score is divided by eps
+            x = x.clamp_min(torch.finfo(cam.dtype).min)
     else:
         shifted = x - low if mode == "minmax" else (x - low - eps).relu()
         x = shifted / (high - low + eps)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from wsss_blocks._numerics import at_least_float32, l2_normalize
 from wsss_blocks._validate import (
     check_choice,
+    check_finite,
     check_floating,
     check_positive,
     check_same_device,
@@ -60,7 +61,7 @@ def similarity_cam(
 
     Raises:
         ValueError: If a shape, device, ``mode`` or ``temperature`` does not fit, or ``mode`` is
-            ``"margin"`` without ``background``.
+            ``"margin"`` without ``background``, or an input is not finite.
         TypeError: If an input is not floating-point.
 
     Example:
@@ -75,6 +76,7 @@ def similarity_cam(
     """
     check_shape("features", features, "B D h w")
     check_floating("features", features)
+    check_finite("features", features)
     check_shape("text", text, "K D", D=features.shape[1])
     _check_options(text, background, mode, temperature)
     check_same_device("text", text, "features", features)
@@ -105,7 +107,7 @@ class SimilarityCAM(nn.Module):
         - Output: ``(B, K, h, w)``
 
     Raises:
-        ValueError: If a shape, ``mode`` or ``temperature`` does not fit.
+        ValueError: If a shape, ``mode`` or ``temperature`` does not fit, or a text is not finite.
         TypeError: If an input is not floating-point.
 
     Example:
@@ -153,11 +155,13 @@ class SimilarityCAM(nn.Module):
 
 def _check_options(text: Tensor, background: Tensor | None, mode: str, temperature: float) -> None:
     check_floating("text", text)
+    check_finite("text", text)
     check_choice("mode", mode, ("cosine", "margin", "softmax"))
     check_positive("temperature", temperature)
     if background is not None:
         check_shape("background", background, "M D", D=text.shape[1])
         check_floating("background", background)
+        check_finite("background", background)
         check_same_device("background", background, "text", text)
     elif mode == "margin":
         raise ValueError('background must be given with mode="margin", got None.')

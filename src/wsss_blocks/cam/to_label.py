@@ -11,13 +11,14 @@ from wsss_blocks._validate import (
     check_box,
     check_finite,
     check_floating,
+    check_int,
     check_labels,
-    check_same_device,
     check_shape,
+    check_size,
 )
 from wsss_blocks.cam._label_options import Threshold, check_options, threshold_bounds
 from wsss_blocks.cam.box import box_to_valid
-from wsss_blocks.cam.normalize import normalize_cam
+from wsss_blocks.cam.normalize import scale_to_range
 
 __all__ = ["CAMToLabel", "cam_to_label"]
 
@@ -96,12 +97,13 @@ def cam_to_label(
     batch, classes = cam.shape[0], cam.shape[1] - (1 if threshold is None else 0)
     if classes < 1:
         raise ValueError("cam must have K + 1 >= 2 channels with threshold=None, got 1.")
+    check_int("ignore_index", ignore_index)
     if classes >= ignore_index:
         raise ValueError(f"ignore_index must be greater than K={classes}, got {ignore_index}.")
     check_labels(labels, batch=batch, num_classes=classes, device=cam.device)
     check_options(threshold, background_power, normalize, ignore_index, dtype, batch=batch)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be two positive sides (height, width), got {size}.")
+    check_size("size", size)
+    check_box(box, batch=batch, device=cam.device)
 
     x = at_least_float32(cam.detach())
     # Weights that sum to 1 only up to rounding would give a constant map a range to be scaled up.
@@ -110,7 +112,7 @@ def cam_to_label(
     if relu:
         x = x.relu()
     if normalize == "minmax":
-        x = normalize_cam(x, relu=False)
+        x = scale_to_range(x)
 
     scores = x[:, -classes:].masked_fill((labels <= 0)[:, :, None, None], -float("inf"))
     best, winner = scores.amax(1), first_argmax(scores, 1) + 1
@@ -122,8 +124,6 @@ def cam_to_label(
         low, high = threshold_bounds(threshold, x)
     label = torch.where(best > high, winner, torch.where(best > low, ignore_index, 0))
     if box is not None:
-        check_box(box, batch=batch)
-        check_same_device("box", box, "cam", cam)
         valid = box_to_valid(box, image_size=size, size=size)
         label = torch.where(valid, label, ignore_index)
     return label.to(dtype)

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsss_blocks._numerics import first_argmax
 from wsss_blocks.cam import normalize_cam, scale_box
 from wsss_blocks.data import WeakDataset
-from wsss_blocks.distributed import rank
+from wsss_blocks.distributed import rank, sum_over_ranks
 from wsss_blocks.metrics import (
     EvaluationProtocol,
     SegmentationScores,
@@ -39,7 +40,6 @@ def evaluate_system(
     maps_protocol: EvaluationProtocol | None = None,
     refiner: Refiner,
     size: int | None = None,
-    train_images: int = 200,
     figure_images: int = 8,
     device: torch.device | str = "cpu",
     seed: int | None = None,
@@ -52,20 +52,23 @@ def evaluate_system(
     training images, of the pixels that were decided (their share is ``pseudo_label_decided``);
     ``seg_miou`` of the decoder, without image labels. ``metrics.json`` gets them in per cent, with
     the protocol of each, and ``figures/`` a grid of validation images and the threshold curves.
+    Without masks nothing can be scored: the grid is drawn, and no result is returned.
 
     Args:
         output: folder.
         class_maps: images ``(1, 3, H, W)`` -> raw maps ``(1, K, h, w)`` by name; the first is
             drawn.
         pseudo_label: images, labels ``(1, K)``, box ``(1, 4)`` -> ids ``(1, H, W)``.
-        logits: images -> ``(1, K+1, h, w)``; None where there is no decoder yet.
-        val: scored, with masks.
-        train: its masks choose thresholds; None takes the threshold of the protocol.
+        logits: images -> ``(1, K+1, h, w)``, as a :class:`~wsss_blocks.segmenters.Segmenter`;
+            None where there is no decoder yet.
+        val: scored, with masks if there are any.
+        train: its masks choose thresholds; None, or a set without masks, takes the threshold of
+            the protocol.
         protocol: of the decoder; its threshold is the one used without ``train``.
         maps_protocol: of class maps and pseudo-labels, if their views differ.
         refiner: applied to normalised class maps.
-        size: side of the square that the functions see; None gives them the image as it is.
-        train_images: how many training images choose the thresholds.
+        size: side of the square that ``class_maps`` and ``pseudo_label`` see; None gives them the
+            image as it is, which ``logits`` always gets.
         figure_images: how many validation images are drawn.
         device: where the functions want their arguments.
         seed: of the run, for the record.
@@ -76,7 +79,8 @@ def evaluate_system(
     """
     started = time.perf_counter()
     classes, names = len(val.names) + 1, ("background", *val.names)
-    chosen_on = None if train is None else _First(train, train_images)
+    chosen_on = train if train is not None and "mask" in train[0] else None
+    labelled = torch.zeros((), dtype=torch.int64, device=device)
     maps_protocol = replace(maps_protocol or protocol, labels_used=True)
 
     def fit(images: Tensor) -> Tensor:
@@ -99,11 +103,27 @@ def evaluate_system(
         ids = pseudo_label(fitted, sample["labels"][None].to(device), box)
         return F.interpolate(ids[None].float(), size=_size(images), mode="nearest")[0, 0].long()
 
+    def decided_and_counted(sample: Mapping[str, Any]) -> Tensor:
+        labelled.add_((sample["mask"] != 255).sum().to(device))
+        return decided(sample)
+
     def segmented(sample: Mapping[str, Any]) -> Tensor:
         assert logits is not None
         images = sample["image"][None].to(device)
-        return _upsampled(logits(fit(images)), _size(images)).argmax(1)[0]
+        return first_argmax(_upsampled(logits(images), _size(images)), 1)[0]
 
+    def draw() -> None:
+        _draw(
+            output / "figures" / "segmentation.png", val, names, figure_images,
+            maps=lambda s: next(iter(class_maps(fit(s["image"][None].to(device))).values()))[0],
+            pseudo=decided, prediction=segmented if logits else None,
+        )  # fmt: skip
+
+    if "mask" not in val[0]:
+        if rank() == 0:
+            print("no masks: nothing is scored, see the pictures", flush=True)
+            draw()
+        return {}
     scored = score_maps(
         refined_maps, val, protocol=maps_protocol, num_classes=classes, chosen_on=chosen_on,
         device=device,
@@ -116,15 +136,16 @@ def evaluate_system(
     plain = replace(protocol, threshold=None, threshold_source=None, refiner="none")
     details: dict[str, float | SegmentationScores] = {}
     if chosen_on is not None:
-        evaluator = evaluate_masks(decided, chosen_on, num_classes=classes, names=names)
+        evaluator = evaluate_masks(decided_and_counted, chosen_on, num_classes=classes, names=names)
         results["pseudo_label_miou"] = evaluator.compute().miou
         on_train = replace(
             maps_protocol, threshold=None, threshold_source=None, refiner=str(refiner),
             split=f"train (first {len(chosen_on)}), decided pixels", num_images=len(chosen_on),
         )  # fmt: skip
         protocols["pseudo_label_miou"] = on_train
-        labelled = sum(int((chosen_on[i]["mask"] != 255).sum()) for i in range(len(chosen_on)))
-        results["pseudo_label_decided"] = int(evaluator.counts.sum()) / labelled
+        results["pseudo_label_decided"] = int(evaluator.counts.sum()) / int(
+            sum_over_ranks(labelled)
+        )
         protocols["pseudo_label_decided"] = on_train
     if logits is not None:
         scores = evaluate_masks(segmented, val, num_classes=classes, names=names).compute()
@@ -142,25 +163,8 @@ def evaluate_system(
             scored.curves, path=output / "figures" / "thresholds.png", mark_best=True,
             x_label="background threshold", y_label="mIoU",
         )  # fmt: skip
-        _draw(
-            output / "figures" / "segmentation.png", val, names, figure_images,
-            maps=lambda s: next(iter(class_maps(fit(s["image"][None].to(device))).values()))[0],
-            pseudo=decided, prediction=segmented if logits else None,
-        )  # fmt: skip
+        draw()
     return results
-
-
-class _First:
-    """The first images of a data set."""
-
-    def __init__(self, dataset: WeakDataset, limit: int) -> None:
-        self.dataset, self.length = dataset, min(limit, len(dataset))
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[index]
 
 
 def _peak_memory() -> int:
@@ -204,5 +208,5 @@ def _draw(
             cam=[maps(s).cpu() for s in samples],
             pseudo_label=[pseudo(s).cpu() for s in samples],
             prediction=None if prediction is None else [prediction(s).cpu() for s in samples],
-            truth=[s["mask"] for s in samples],
+            truth=[s["mask"] for s in samples] if "mask" in samples[0] else None,
         )

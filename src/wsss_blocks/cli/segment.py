@@ -1,63 +1,118 @@
 """Segment image files and write what people look at."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from wsss_blocks.data.images import IMAGE_SUFFIXES
+from wsss_blocks.segmenters import Segmenter
 
 __all__ = ["segment_files"]
 
 
 def segment_files(
-    logits_fn: Callable[[Tensor], Tensor],
-    paths: Iterable[Path],
-    *,
-    output: Path,
-    device: torch.device | str = "cpu",
+    segmenter: Segmenter, paths: Iterable[str | Path], *, output: str | Path, strict: bool = True
 ) -> list[Path]:
-    """Write ``NAME.png``, an indexed mask with the VOC palette, and ``NAME_overlay.png`` per image.
+    """Write ``NAME.png``, an indexed mask, and ``NAME_overlay.png``, a figure, per image.
+
+    Nothing is written if two results would have one name or a result would replace an image.
 
     Args:
-        logits_fn: ``(1, 3, H, W)`` RGB in [0, 1] -> ``(1, C, h, w)``, background first.
-        paths: image files.
+        segmenter: trained.
+        paths: image files, and folders: all images in and below a folder are segmented, and their
+            results keep the path they have in it. Hidden files, and ``output`` itself where it
+            lies in such a folder, are left out.
         output: folder, made if need be.
-        device: where ``logits_fn`` wants its argument.
+        strict: end at the first file that cannot be read; else go on, and say at the end which
+            ones were left out.
 
     Returns:
-        The mask files.
+        The mask files, in the order of the paths, those of a folder by name.
 
     Raises:
-        OSError: a file is not there or cannot be read; the message names it.
+        FileNotFoundError: a file or folder is not there; the message names it.
+        OSError: a file cannot be read as an image; likewise. Those before it are done.
+        ValueError: a folder without images, results with one name, or one that would replace an
+            image.
         ImportError: pillow is not installed.
 
     Example:
         >>> import tempfile
-        >>> from wsss_blocks.data import Scenes
-        >>> from wsss_blocks.viz import figure_grid
+        >>> from wsss_blocks.data import write_voc_layout
+        >>> from wsss_blocks.metrics import EvaluationProtocol
+        >>> from wsss_blocks.segmenters import SegmentationNetwork
+        >>> data = {"dataset": "pets", "split": "val", "num_images": 9}
+        >>> views = {"scales": (1.0,), "flip": True, "refiner": "none", "labels_used": False}
+        >>> protocol = EvaluationProtocol(**data, **views)
+        >>> network = SegmentationNetwork("small-cnn", num_classes=3, hidden_dim=16)
+        >>> segmenter = Segmenter(network, names=("cat", "dog"), protocol=protocol)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     source = Path(folder) / "digits.png"
-        ...     figure_grid([[Scenes("val")[0]["image"]]], path=source)
-        ...     [p.name for p in segment_files(lambda x: x, [source], output=Path(folder) / "out")]
-        ['digits.png']
+        ...     photos = write_voc_layout(folder, train=1, val=1) / "JPEGImages"
+        ...     [p.name for p in segment_files(segmenter, [photos], output=Path(folder) / "out")]
+        ['train_00000.png', 'val_00000.png']
     """
-    from wsss_blocks.data import read_image, write_mask
-    from wsss_blocks.viz import figure_grid, overlay_mask
-
-    written = []
-    for path in paths:
-        image = read_image(Path(path))
-        with torch.no_grad():
-            logits = logits_fn(image[None].to(device)).float().cpu()
-        size = (image.shape[1], image.shape[2])
-        mask = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0].argmax(0)
-        target = output / f"{Path(path).stem}.png"
-        write_mask(target, mask)
-        figure_grid(
-            [[image, overlay_mask(image, mask)]],
-            path=output / f"{Path(path).stem}_overlay.png",
-            cell=max(size),
-        )
-        written.append(target)
+    output = Path(output)
+    plan = _plan([Path(path) for path in paths], output)
+    written, skipped = [], []
+    for source, mask, figure in plan:
+        try:
+            found = segmenter.segment(source)
+        except OSError as error:
+            if strict:
+                raise
+            skipped.append(str(error))
+            continue
+        found.save(mask)
+        found.save_figure(figure)
+        written.append(mask)
+    if skipped:
+        print(f"{len(written)} images segmented; {len(skipped)} skipped:", *skipped, sep="\n  ")
     return written
+
+
+def _plan(paths: Iterable[Path], output: Path) -> list[tuple[Path, Path, Path]]:
+    """List image, mask file and figure file of all that is to be done; refuse what would clash."""
+    plan = {}
+    for path in paths:
+        for source, name in _images(path, output):
+            folder = output / name.parent
+            mask, figure = folder / f"{name.stem}.png", folder / f"{name.stem}_overlay.png"
+            plan[source.resolve(), mask.resolve()] = source, mask, figure  # named twice: done once
+    images = {source for source, _ in plan}
+    owner: dict[Path, Path] = {}
+    for source, mask, figure in plan.values():
+        for file in (mask.resolve(), figure.resolve()):
+            if file in images:
+                raise ValueError(
+                    f"output must not be where images would be replaced: {file} is one."
+                )
+            if file in owner:
+                raise ValueError(
+                    f"results must have different names, but {owner[file]} and {source} both give "
+                    f"{file}: name their common folder, or run them one by one."
+                )
+            owner[file] = source
+    return list(plan.values())
+
+
+def _images(path: Path, output: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield each image and what its result is called after, below the output folder."""
+    if not path.exists():
+        raise FileNotFoundError(f"no image or folder at {path}.")
+    if not path.is_dir():
+        yield path, Path(path.name)
+        return
+    found = []
+    for folder, inner, files in os.walk(path):
+        here = Path(folder)
+        inner[:] = [
+            name
+            for name in inner
+            if not name.startswith(".") and (here / name).resolve() != output.resolve()
+        ]
+        found += [here / name for name in files if not name.startswith(".")]
+    found = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise ValueError(f"no images in {path}.")
+    for file in found:
+        yield file, file.relative_to(path)

@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wsss_blocks.data.coco import COCO
+    from wsss_blocks.data.coco_layout import write_coco_layout
     from wsss_blocks.data.crops import CenterCrop, RandomCrop, RandomResizedCrop
     from wsss_blocks.data.folder import FolderDataset
     from wsss_blocks.data.geometry import Geometry, replay
@@ -38,11 +40,13 @@ if TYPE_CHECKING:
         RandomScale,
         Resize,
     )
+    from wsss_blocks.data.usable import UsableImages, usable_images
     from wsss_blocks.data.voc import VOC2012
     from wsss_blocks.data.voc_layout import write_voc_layout
     from wsss_blocks.data.weak_labels import WeakLabels
 
 __all__ = [
+    "COCO",
     "COCO_NAMES",
     "DIGIT_NAMES",
     "VOC2012",
@@ -66,6 +70,7 @@ __all__ = [
     "Resize",
     "Scenes",
     "StepSampler",
+    "UsableImages",
     "WeakDataset",
     "WeakLabels",
     "WithMaps",
@@ -78,12 +83,16 @@ __all__ = [
     "replay",
     "step_loader",
     "training_transform",
+    "usable_images",
     "voc_palette",
+    "write_coco_layout",
     "write_mask",
     "write_voc_layout",
 ]
 
 _HOMES = {
+    "coco": ("COCO",),
+    "coco_layout": ("write_coco_layout",),
     "crops": ("CenterCrop", "RandomCrop", "RandomResizedCrop"),
     "folder": ("FolderDataset",),
     "geometry": ("Geometry", "replay"),
@@ -105,6 +114,7 @@ _HOMES = {
         "RandomScale",
         "Resize",
     ),
+    "usable": ("UsableImages", "usable_images"),
     "voc": ("VOC2012",),
     "voc_layout": ("write_voc_layout",),
     "weak_labels": ("WeakLabels",),

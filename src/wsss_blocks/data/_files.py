@@ -1,17 +1,36 @@
 """Lists of ids, and errors that name the file."""
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
-__all__ = ["named", "read_ids"]
+from wsss_blocks._optional import require
+
+__all__ = ["named", "read_ids", "read_text"]
+
+# What PIL raises on broken files, besides its own DecompressionBombError.
+BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError)
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a text file that people may have edited: UTF-8, with or without a byte-order mark."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} at {path}.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} must be UTF-8 text, got byte {error.object[error.start]:#04x} at position "
+            f"{error.start}: save it as UTF-8 (in Excel: 'CSV UTF-8')."
+        ) from error
 
 
 def read_ids(path: Path) -> list[str]:
     """Read a list of image ids: the first word of each line; of a path its stem."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no id list at {path}.")
-    words = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    text = read_text(path, "id list")
+    words = [line.split()[0] for line in text.splitlines() if line.strip()]
     ids = [Path(word).stem if "/" in word else word for word in words]
     if not ids:
         raise ValueError(f"{path} lists no ids.")
@@ -25,5 +44,10 @@ def named(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no image at {path}.") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises on broken files
+    except (*BROKEN, struct.error, _decompression_bomb()) as error:
         raise OSError(f"{path} cannot be read as an image: {error}") from error
+
+
+def _decompression_bomb() -> type[Exception]:
+    pillow = require("PIL.Image", extra="cli", what="reading an image")
+    return cast(type[Exception], pillow.DecompressionBombError)

@@ -1,77 +1,31 @@
-"""The formats weak labels come in; every error names the file and, in tables, the line."""
+"""The formats that data sets and the field keep labels in; every error names the file."""
 
-import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
+from wsss_blocks.data._files import read_text
+from wsss_blocks.data._label_tables import Rows
 from wsss_blocks.data._plain_pickle import load_arrays
-from wsss_blocks.data.images import IMAGE_SUFFIXES, read_mask
+from wsss_blocks.data.images import is_image, read_mask
 
 __all__ = [
     "read_coco_json",
     "read_coco_txt",
-    "read_csv",
     "read_folders",
-    "read_json",
     "read_mask_names",
     "read_npy",
     "read_xml",
 ]
 
-Rows = dict[str, list[str]]
-
-
-def read_json(path: Path) -> tuple[list[str], Rows]:
-    """Read ``{"names": [...], "labels": {id: [class names]}}``."""
-    try:
-        content = json.loads(path.read_text())
-        names, rows = list(content["names"]), dict(content["labels"])
-        plain = all(isinstance(row, list) for row in rows.values())
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a JSON file of weak labels: {error!r}") from error
-    if not plain:
-        raise ValueError(f"{path} must give a list of class names for each id.")
-    return names, rows
-
-
-def read_csv(path: Path, names: Sequence[str] | None) -> tuple[list[str], Rows]:
-    """Read a 0/1 column per class, or one column of class names separated by semicolons.
-
-    The second form knows only the classes that occur; ``names`` may add others.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no label file at {path}.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = [(n, [c.strip() for c in row]) for n, row in enumerate(csv.reader(file), 1) if row]
-    if not table or len(table[0][1]) < 2:
-        raise ValueError(f"{path} must start with a header of at least two columns.")
-    header = table[0][1]
-    for line, row in table[1:]:
-        if len(row) != len(header) or not row[0]:
-            raise ValueError(f"{path}:{line} must have an id and {len(header) - 1} more cells.")
-    if len(header) == 2 and header[1].lower() in ("label", "labels", "class", "classes"):
-        rows: Rows = {}
-        for _, (image, cell) in table[1:]:
-            rows.setdefault(image, []).extend(c.strip() for c in cell.split(";") if c.strip())
-        found = {name for row in rows.values() for name in row}
-        return sorted(found | set(names or ())), rows
-    rows = {}
-    for line, (image, *cells) in table[1:]:
-        if image in rows:
-            raise ValueError(f"{path}:{line} repeats the id {image!r}.")
-        if not set(cells) <= {"0", "1"}:
-            odd = next(cell for cell in cells if cell not in ("0", "1"))
-            raise ValueError(f"{path}:{line} must hold 0 or 1 for each class, got {odd!r}.")
-        rows[image] = [name for name, c in zip(header[1:], cells, strict=True) if c == "1"]
-    return header[1:], rows
-
 
 def read_npy(path: Path, names: Sequence[str]) -> Rows:
     """Read the field's ``cls_labels(_onehot).npy``: a pickled dictionary in a 0-d array."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no label file at {path}.")
     with path.open("rb") as file:
         try:
             version = np.lib.format.read_magic(file)
@@ -101,17 +55,18 @@ def read_npy(path: Path, names: Sequence[str]) -> Rows:
     return rows
 
 
-def read_folders(root: Path) -> tuple[list[str], Rows]:
+def read_folders(root: Path, exclude: Collection[str]) -> tuple[list[str], Rows]:
     """Read a folder per class; images directly in ``root`` have none."""
     if not root.is_dir():
         raise FileNotFoundError(f"root must be a folder, got {root}.")
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = {p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    names = sorted(folders - set(exclude))
     if not names:
         raise ValueError(f"{root} must have a folder for each class.")
     rows: Rows = {}
     for name in ("", *names):
         for path in sorted((root / name).iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            if is_image(path.name):
                 image = path.relative_to(root).with_suffix("").as_posix()
                 rows[image] = [name] if name else []
     return names, rows
@@ -143,10 +98,8 @@ def read_mask_names(path: Path, names: Sequence[str]) -> list[str]:
 
 def read_coco_txt(path: Path, names: Sequence[str]) -> Rows:
     """Read lines of an image id followed by 0-based class ids."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no label file at {path}.")
     rows: Rows = {}
-    for line, text in enumerate(path.read_text().splitlines(), 1):
+    for line, text in enumerate(read_text(path, "label file").splitlines(), 1):
         if not text.strip():
             continue
         image, *cells = text.split()
@@ -162,10 +115,9 @@ def read_coco_txt(path: Path, names: Sequence[str]) -> Rows:
 
 def read_coco_json(path: Path) -> tuple[list[str], Rows]:
     """Read a COCO ``instances`` file: classes in category-id order, a row for every image."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotation file at {path}.")
+    text = read_text(path, "annotation file")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(text)
         categories = sorted(content["categories"], key=lambda category: int(category["id"]))
         name_of = {category["id"]: str(category["name"]) for category in categories}
         image_of = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}

@@ -1,16 +1,16 @@
 """A folder of images with weak labels: the data set of people who bring their own."""
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from wsss_blocks.data.images import IMAGE_SUFFIXES, read_image, read_mask
+from wsss_blocks.data._matching import choose_images, find_images
+from wsss_blocks.data.images import read_image, read_mask
 from wsss_blocks.data.sample import Sample, new_sample
 from wsss_blocks.data.weak_labels import WeakLabels
 
-__all__ = ["FolderDataset", "check_labelled", "read_sample"]
+__all__ = ["FolderDataset", "read_sample"]
 
 
 class FolderDataset(Dataset[Sample]):
@@ -18,17 +18,23 @@ class FolderDataset(Dataset[Sample]):
 
     An id is the path of an image below ``images_dir`` without its suffix (``cat/001``). Labels come
     from one of :class:`~wsss_blocks.data.WeakLabels`' constructors: a folder per class, a CSV or
-    JSON file, or the field's ``.npy``.
+    JSON file, or the field's ``.npy``. The ids there and in ``ids`` may carry the suffix of the
+    image (``cat/001.JPG``); those of the data set do not.
+
+    With ``strict=False``, ids without an image or without labels, and images that no label row
+    names, are left out and listed in ``skipped``: id -> reason.
 
     Args:
         images_dir: folder of the images.
         labels: weak labels, or None for images alone (the samples then have no ``labels``).
         masks_dir: folder of masks ``<id>.png``, for evaluation.
         ids: the images to use; by default all that ``labels`` knows, or all in the folder.
+        exclude: names of folders in ``images_dir`` that hold something else.
+        strict: raise where an id has no image or no labels.
 
     Raises:
         FileNotFoundError: the folder or the image of an id does not exist.
-        ValueError: an id without labels, two images with one id, or no images at all.
+        ValueError: an id without labels, two images or two rows for one id, or no images at all.
 
     Example:
         >>> import tempfile
@@ -46,65 +52,30 @@ class FolderDataset(Dataset[Sample]):
         *,
         masks_dir: str | Path | None = None,
         ids: Sequence[str] | None = None,
+        exclude: Collection[str] = (),
+        strict: bool = True,
     ) -> None:
         self.images_dir = Path(images_dir)
         if not self.images_dir.is_dir():
             raise FileNotFoundError(f"images_dir must be a folder, got {self.images_dir}.")
         self.masks_dir = None if masks_dir is None else Path(masks_dir)
-        self.labels = labels
+        files = find_images(self.images_dir, exclude=exclude)
+        self.ids, self._files, self.labels, self.skipped = choose_images(
+            self.images_dir, files, labels, ids=ids, strict=strict
+        )
         self.names = () if labels is None else labels.names
-        files = find_images(self.images_dir)
-        if ids is None:
-            ids = sorted(files) if labels is None else labels.ids
-        elif labels is not None:
-            check_labelled(ids, labels)
-        missing = [name for name in ids if name not in files]
-        if missing:
-            raise FileNotFoundError(
-                f"{len(missing)} of {len(ids)} ids have no image in {self.images_dir}: "
-                f"{_some(missing)}."
-            )
-        if not ids:
-            raise ValueError(f"no images in {self.images_dir}.")
-        self.ids = list(ids)
-        self._files = [files[name] for name in self.ids]
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def path(self, index: int) -> Path:
+        """Return the file of an image."""
+        return self.images_dir / self._files[index]
+
     def __getitem__(self, index: int) -> Sample:
         name = self.ids[index]
         mask = None if self.masks_dir is None else self.masks_dir / f"{name}.png"
-        return read_sample(
-            name, self.images_dir / self._files[index], labels=self.labels, mask=mask
-        )
-
-
-def find_images(root: Path) -> dict[str, str]:
-    """Map the id of each image below ``root`` to its path relative to ``root``."""
-    found: dict[str, str] = {}
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
-            path = (Path(folder) / file).relative_to(root)
-            if path.suffix.lower() not in IMAGE_SUFFIXES or file.startswith("."):
-                continue
-            name = path.with_suffix("").as_posix()
-            if name in found:
-                raise ValueError(f"{root} has two images with id {name!r}: {found[name]}, {path}.")
-            found[name] = str(path)
-    return found
-
-
-def check_labelled(ids: Iterable[str], labels: WeakLabels) -> None:
-    """Raise where an id has no row in the labels."""
-    wanted = list(ids)
-    missing = [name for name in wanted if name not in labels]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(wanted)} ids have no row in labels: {_some(missing)}. "
-            f"The {len(labels)} rows are named like {_some(labels.ids)}."
-        )
+        return read_sample(name, self.path(index), labels=self.labels, mask=mask)
 
 
 def read_sample(name: str, image: Path, *, labels: WeakLabels | None, mask: Path | None) -> Sample:
@@ -118,7 +89,3 @@ def read_sample(name: str, image: Path, *, labels: WeakLabels | None, mask: Path
                 f"got {tuple(sample['mask'].shape)}."
             )
     return sample
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

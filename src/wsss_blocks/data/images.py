@@ -1,6 +1,7 @@
 """Read image files as RGB in [0, 1] and masks as class ids; write masks people can look at."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,16 +13,25 @@ from wsss_blocks._optional import require
 from wsss_blocks.data._files import named
 from wsss_blocks.data.names import voc_palette
 
-__all__ = ["IMAGE_SUFFIXES", "read_image", "read_mask", "write_mask"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["IMAGE_SUFFIXES", "check_image", "is_image", "read_image", "read_mask", "write_mask"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def is_image(name: str) -> bool:
+    """Tell whether a file is named like an image and is not hidden."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def read_image(path: str | Path) -> Tensor:
     """Read an image of any kind as upright RGB.
 
     Grey, CMYK, palette and 16-bit images are converted, transparency is dropped, and the
-    orientation a camera noted (EXIF) is applied.
+    orientation a camera noted (EXIF) is applied. Floating-point images are refused: nothing says
+    which value is white.
 
     Args:
         path: the file.
@@ -31,7 +41,7 @@ def read_image(path: str | Path) -> Tensor:
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: it is truncated or no image.
+        OSError: it is truncated, no image, or as large as a decompression bomb.
         ImportError: pillow is not installed.
 
     Example:
@@ -43,13 +53,17 @@ def read_image(path: str | Path) -> Tensor:
         (3, 96, 96)
     """
     pillow = require("PIL.Image", extra="cli", what="read_image")
-    operations = require("PIL.ImageOps", extra="cli", what="read_image")
     with named(Path(path)), pillow.open(path) as file:
-        image = operations.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
-            image = pillow.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        pixels = np.array(image.convert("RGB"))
+        pixels = _upright_rgb(file)
     return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
+
+
+def check_image(path: str | Path) -> None:
+    """Raise what :func:`read_image` would raise, decoding JPEGs at an eighth of their size."""
+    pillow = require("PIL.Image", extra="cli", what="check_image")
+    with named(Path(path)), pillow.open(path) as file:
+        file.draft(file.mode, (1, 1))
+        _upright_rgb(file)
 
 
 def read_mask(path: str | Path) -> Tensor:
@@ -115,3 +129,16 @@ def write_mask(path: str | Path, mask: Tensor | NDArray[np.uint8]) -> None:
     image.putpalette(voc_palette().flatten().tolist())
     with replaced(Path(path)) as temporary:
         image.save(temporary, format="PNG")
+
+
+def _upright_rgb(file: "Image") -> NDArray[np.uint8]:
+    """Decode an opened image as ``(H, W, 3)``."""
+    if file.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
+    image = require("PIL.ImageOps", extra="cli", what="read_image").exif_transpose(file)
+    if image.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
+        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "P":  # by way of RGBA, or PIL warns of palettes with transparency
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -69,4 +70,7 @@ def step_loader(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
+        # Otherwise each iterator draws from the global generator, and what a model draws after a
+        # resume (dropout) is not what the uninterrupted run drew.
+        generator=torch.Generator().manual_seed(seed),
     )

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch.utils.data import Dataset
 
-from wsss_blocks._validate import check_choice
+from wsss_blocks._validate import check_choice, check_int
 from wsss_blocks.data._drawing import Scene, draw_scene
 from wsss_blocks.data.names import DIGIT_NAMES
 from wsss_blocks.data.sample import Sample, new_sample
@@ -35,6 +35,7 @@ class Scenes(Dataset[Sample]):
 
     Raises:
         ValueError: unknown ``split``, ``size < 1`` or ``seed < 0``.
+        TypeError: ``size`` or ``seed`` is no whole number.
         ImportError: scikit-learn is not installed.
 
     Example:
@@ -63,10 +64,8 @@ class Scenes(Dataset[Sample]):
         self.seed = seed
         self.hard = hard
         self.with_masks = split == "val" if with_masks is None else with_masks
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}.")
-        if seed < 0:
-            raise ValueError(f"seed must be >= 0, got {seed}.")
+        check_int("size", self.size, least=1)
+        check_int("seed", seed, least=0)
         self.draw(0)
 
     def __len__(self) -> int:

@@ -1,11 +1,14 @@
 """PASCAL VOC 2012 in its official folder layout; masks are never needed for training."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from wsss_blocks.data._files import read_ids
-from wsss_blocks.data.folder import check_labelled, read_sample
+from wsss_blocks.data._label_files import read_xml
+from wsss_blocks.data._matching import NO_LABELS, check_names, choose_images
+from wsss_blocks.data.folder import read_sample
 from wsss_blocks.data.names import VOC_NAMES
 from wsss_blocks.data.sample import Sample
 from wsss_blocks.data.weak_labels import WeakLabels
@@ -33,6 +36,8 @@ class VOC2012(Dataset[Sample]):
         names: class names; mask id = position + 1.
         with_masks: read masks too, for evaluation.
         mask_folder: ``"SegmentationClass"`` or ``"SegmentationClassAug"``.
+        strict: raise where an id has no labels or, when it is read, no image; else leave it out
+            and list it in ``skipped``: id -> reason.
 
     Raises:
         FileNotFoundError: no such layout, list, annotation or, when it is read, image or mask.
@@ -57,34 +62,57 @@ class VOC2012(Dataset[Sample]):
         names: tuple[str, ...] = VOC_NAMES,
         with_masks: bool = False,
         mask_folder: str = "SegmentationClass",
+        strict: bool = True,
     ) -> None:
         self.root = _find_layout(Path(root))
         is_path = isinstance(split, Path) or split.endswith(".txt")
         lists = self.root / "ImageSets" / "Segmentation"
-        self.ids = read_ids(Path(split) if is_path else lists / f"{split}.txt")
+        ids = read_ids(Path(split) if is_path else lists / f"{split}.txt")
+        unread: dict[str, str] = {}
         if labels is None:
-            labels = WeakLabels.from_voc_xml(self.root / "Annotations", self.ids, names=names)
-        elif not isinstance(labels, WeakLabels):
-            labels = WeakLabels.load(labels, names=names)
-        if labels.names != tuple(names):
-            raise ValueError(
-                f"labels must have the classes {_shown(names)}, got {_shown(labels.names)}."
-            )
-        check_labelled(self.ids, labels)
-        self.labels = labels
-        self.names = labels.names
+            found, unread = _read_annotations(self.root / "Annotations", ids, names, strict)
+        elif isinstance(labels, WeakLabels):
+            found = labels
+        else:
+            found = WeakLabels.load(labels, names=names)
+        check_names(found, names, labels)
+        images = self.root / "JPEGImages"
+        files = [f"{name}.jpg" for name in ids if strict or (images / f"{name}.jpg").is_file()]
+        self.ids, _, self.labels, self.skipped = choose_images(
+            images, files, found, ids=ids, strict=strict
+        )
+        self.skipped.update(unread)
+        self.names = found.names
         self.with_masks = with_masks
         self.mask_folder = mask_folder
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def path(self, index: int) -> Path:
+        """Return the file of an image."""
+        return self.root / "JPEGImages" / f"{self.ids[index]}.jpg"
+
     def __getitem__(self, index: int) -> Sample:
         name = self.ids[index]
         mask = self.root / self.mask_folder / f"{name}.png" if self.with_masks else None
-        return read_sample(
-            name, self.root / "JPEGImages" / f"{name}.jpg", labels=self.labels, mask=mask
-        )
+        return read_sample(name, self.path(index), labels=self.labels, mask=mask)
+
+
+def _read_annotations(
+    folder: Path, ids: Iterable[str], names: Sequence[str], strict: bool
+) -> tuple[WeakLabels, dict[str, str]]:
+    """Read XML files; unless ``strict``, ids whose file is missing or broken get a reason."""
+    rows, unread = {}, {}
+    for name in ids:
+        try:
+            rows[name] = read_xml(folder / f"{name}.xml", names)
+        except (FileNotFoundError, ValueError) as error:
+            broken = isinstance(error, FileNotFoundError) or error.__cause__ is not None
+            if strict or not broken:  # names that differ are no accident of one file
+                raise
+            unread[name] = f"{NO_LABELS}: {error}"
+    return WeakLabels(names, rows), unread
 
 
 def _find_layout(root: Path) -> Path:
@@ -94,7 +122,3 @@ def _find_layout(root: Path) -> Path:
             return folder
     tried = ", ".join(str(folder) for folder in candidates)
     raise FileNotFoundError(f"no VOC 2012 layout (JPEGImages and ImageSets) in any of: {tried}.")
-
-
-def _shown(names: tuple[str, ...]) -> str:
-    return f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; {len(names)} names)"

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wsss_blocks._files import replaced
 from wsss_blocks.data import _label_files as files
+from wsss_blocks.data import _label_tables as tables
 from wsss_blocks.data.names import VOC_NAMES
 
 __all__ = ["WeakLabels"]
@@ -29,6 +30,7 @@ class WeakLabels:
 
     Raises:
         ValueError: names are not unique, or a row holds a class that is not among them.
+        TypeError: names are not strings, or rows no mapping to collections of names.
 
     Example:
         >>> labels = WeakLabels(("cat", "dog"), {"a": ["dog"], "b": ["cat", "dog"], "c": []})
@@ -36,21 +38,14 @@ class WeakLabels:
         ([1.0, 1.0], {'cat': 1, 'dog': 2})
     """
 
-    def __init__(self, names: Iterable[str], rows: Mapping[str, Iterable[str]]) -> None:
-        self.names = tuple(names)
-        self._index = {name: row for row, name in enumerate(rows)}
+    def __init__(self, names: Iterable[str], rows: Mapping[str, Collection[str]]) -> None:
+        self.names = tables.check_class_names(names)
         column = {name: k for k, name in enumerate(self.names)}
-        if not self.names or len(column) != len(self.names):
-            raise ValueError(f"names must be unique and at least one, got {self.names}.")
+        tables.check_rows(rows, column)
+        self._index = {name: row for row, name in enumerate(rows)}
         self._matrix: NDArray[np.bool_] = np.zeros((len(self._index), len(self.names)), dtype=bool)
-        for row, (image, present) in enumerate(rows.items()):
-            for name in present:
-                if name not in column:
-                    raise ValueError(
-                        f"{image!r} has the class {name!r}, which is not among the "
-                        f"{len(self.names)} names ({', '.join(self.names[:3])}, ...)."
-                    )
-                self._matrix[row, column[name]] = True
+        for row, present in enumerate(rows.values()):
+            self._matrix[row, [column[name] for name in present]] = True
 
     @property
     def ids(self) -> list[str]:
@@ -101,7 +96,7 @@ class WeakLabels:
         path = Path(path)
         if path.suffix not in (".json", ".csv"):
             raise ValueError(f"path must end in .json or .csv, got {path}.")
-        with replaced(path) as temporary, temporary.open("w", newline="") as file:
+        with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             if path.suffix == ".csv":
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(["id", *self.names])
@@ -125,17 +120,16 @@ class WeakLabels:
             ValueError: names are missing or differ, or the file is not what its suffix says.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no label file at {path}.")
-        if path.suffix == ".json":
-            return cls._ordered(path, files.read_json(path), names)
-        if path.suffix == ".csv":
+        suffix = path.suffix.lower()
+        if suffix == ".json":
+            return cls._ordered(path, tables.read_json(path), names)
+        if suffix == ".csv":
             return cls.from_csv(path, names=names)
-        if path.suffix not in (".npy", ".txt"):
+        if suffix not in (".npy", ".txt"):
             raise ValueError(f"path must end in .json, .csv, .npy or .txt, got {path}.")
         if names is None:
             raise ValueError(f"names must be given for {path}: the format has no class names.")
-        if path.suffix == ".txt":
+        if suffix == ".txt":
             return cls.from_coco_txt(path, names=names)
         return cls(names, files.read_npy(path, names))
 
@@ -144,14 +138,15 @@ class WeakLabels:
         """Read a table with a header: ``id`` and a 0/1 column per class, or ``id,labels``.
 
         With the second column called ``label``, ``labels``, ``class`` or ``classes`` it holds class
-        names separated by ``;`` and the rows of one id are merged.
+        names separated by ``;`` and the rows of one id are merged. Columns may be separated by
+        ``;`` or tabs instead (Excel); beside ``;``, class names may be separated by commas.
         """
-        return cls._ordered(Path(path), files.read_csv(Path(path), names), names)
+        return cls._ordered(Path(path), tables.read_csv(Path(path), names), names)
 
     @classmethod
-    def from_folders(cls, root: str | Path) -> "WeakLabels":
+    def from_folders(cls, root: str | Path, *, exclude: Collection[str] = ()) -> "WeakLabels":
         """Read a folder per class: id ``cat/001`` has class cat; images in ``root`` have none."""
-        return cls(*files.read_folders(Path(root)))
+        return cls(*files.read_folders(Path(root), exclude))
 
     @classmethod
     def from_voc_xml(

@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_blocks._validate import check_choice, check_floating, check_positive, check_shape
+from wsss_blocks._validate import (
+    check_choice,
+    check_finite,
+    check_floating,
+    check_positive,
+    check_sequence,
+    check_shape,
+    check_size,
+)
 
 __all__ = [
     "check_reductions",
@@ -35,6 +43,8 @@ def run_scales(
     """
     check_shape("images", images, "B C H W")
     check_floating("images", images)
+    check_finite("images", images)
+    check_sequence("scales", scales)
     if not len(scales):
         raise ValueError("scales must name at least one scale, got none.")
     outputs = []
@@ -54,6 +64,7 @@ def run_scales(
                     f"{name} must return maps of shape (B, C, h, w) with B={views} "
                     f"(all views of one scale), got {tuple(maps.shape)}."
                 )
+            check_finite(f"the maps of {name}", maps)
         outputs.append(out)
     return outputs
 
@@ -89,5 +100,4 @@ def check_reductions(flip_reduce: str, scale_reduce: str, size: tuple[int, int] 
     """Raise unless both reductions are known and ``size`` is None or two positive sides."""
     check_choice("flip_reduce", flip_reduce, REDUCTIONS)
     check_choice("scale_reduce", scale_reduce, REDUCTIONS)
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size must be None or two positive sides (height, width), got {size}.")
+    check_size("size", size, optional=True)

@@ -1,10 +1,18 @@
 """Two dilated convolutions and a classifier (DeepLab's LargeFOV, as in ToCo and DIAL)."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsss_blocks._validate import check_floating, check_same_device, check_shape
+from wsss_blocks._validate import (
+    check_finite,
+    check_floating,
+    check_int,
+    check_like_weight,
+    check_shape,
+)
 
 __all__ = ["LargeFOV"]
 
@@ -48,8 +56,9 @@ class LargeFOV(nn.Module):
 
     Raises:
         ValueError: If a size is not positive or a shape or device does not fit; if ``skip`` is
-            given without ``skip_dim`` or missing with it.
-        TypeError: If an input is not floating-point.
+            given without ``skip_dim`` or missing with it; if an input is not finite.
+        TypeError: If an input is not floating-point or, outside autocast, not of the dtype of the
+            weights.
 
     Example:
         >>> import torch
@@ -82,8 +91,8 @@ class LargeFOV(nn.Module):
             "skip_hidden_dim": skip_hidden_dim,
         }
         for name, value in sizes.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value}.")
+            if value is not None or name != "skip_dim":
+                check_int(name, cast(int, value), least=1)
         self.dim, self.num_classes, self.skip_dim = dim, num_classes, skip_dim
 
         def conv(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
@@ -123,6 +132,8 @@ class LargeFOV(nn.Module):
         """Return logits ``(B, num_classes, h, w)``, on the grid of ``skip`` where there is one."""
         check_shape("features", features, "B D h w", D=self.dim)
         check_floating("features", features)
+        check_like_weight("features", features, self.conv1.weight)
+        check_finite("features", features)
         x = self.conv2(self.conv1(features).relu()).relu()
         if self.skip_dim is None:
             if skip is not None:
@@ -137,7 +148,8 @@ class LargeFOV(nn.Module):
             raise ValueError(f"skip must be given with skip_dim={skip_dim}, got None.")
         check_shape("skip", skip, "B D h w", B=x.shape[0], D=skip_dim)
         check_floating("skip", skip)
-        check_same_device("skip", skip, "features", x)
+        check_like_weight("skip", skip, self.conv1.weight)
+        check_finite("skip", skip)
         fine = self.skip_norm(self.skip_proj(skip)).relu()
         coarse = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
         joined: Tensor = self.fuse(torch.cat([coarse, fine], dim=1)).relu()

@@ -76,7 +76,7 @@ def multi_scale_logits(
 
     Raises:
         ValueError: If a shape, scale, reduction, activation or ``size`` does not fit, or ``seg_fn``
-            returns something other than maps of all views.
+            returns something other than finite maps of all views, or ``images`` are not finite.
         TypeError: If ``images`` is not floating-point or ``seg_fn`` does not return one tensor.
 
     Example:

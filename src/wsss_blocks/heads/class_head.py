@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from wsss_blocks._validate import (
     check_choice,
+    check_finite,
     check_floating,
-    check_same_device,
+    check_int,
+    check_like_weight,
     check_shape,
     check_valid,
 )
@@ -93,8 +95,8 @@ class ClassHead(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if dim < 1 or num_classes < 1:
-            raise ValueError(f"dim and num_classes must be at least 1, got {dim}, {num_classes}.")
+        check_int("dim", dim, least=1)
+        check_int("num_classes", num_classes, least=1)
         check_choice("pool_at", pool_at, ("features", "cam"))
         self.dim, self.num_classes, self.pool_at = dim, num_classes, pool_at
         self.pool: Pool = global_max_pool if pool is None else pool
@@ -117,12 +119,15 @@ class ClassHead(nn.Module):
             zero logits with the poolings of this library.
 
         Raises:
-            ValueError: a shape or device does not fit, or the pooling returns another shape.
-            TypeError: ``features`` is not floating-point or ``valid`` is not bool.
+            ValueError: a shape or device does not fit, ``features`` are not finite, or the pooling
+                returns another shape.
+            TypeError: ``features`` is not floating-point or, outside autocast, not of the dtype of
+                the weight, or ``valid`` is not bool.
         """
         check_shape("features", features, "B D h w", D=self.dim)
         check_floating("features", features)
-        check_same_device("features", features, "weight", self.weight)
+        check_like_weight("features", features, self.weight)
+        check_finite("features", features)
         batch, _, h, w = features.shape
         check_valid(valid, batch=batch, size=(h, w))
         cam = F.conv2d(features, self.weight)

@@ -1,11 +1,20 @@
 """Projection into the joint image-text space (DALNet, arXiv 2409.15801; SimSeg, CVPR 2023)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_blocks._numerics import l2_normalize
-from wsss_blocks._validate import check_floating, check_same_device, check_shape
+from wsss_blocks._validate import (
+    check_finite,
+    check_floating,
+    check_int,
+    check_like_weight,
+    check_shape,
+    check_tensor,
+)
 
 __all__ = ["ProjectionHead"]
 
@@ -63,11 +72,9 @@ class ProjectionHead(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if min(dim, out_dim, 1 if hidden_dim is None else hidden_dim) < 1:
-            raise ValueError(
-                "dim, out_dim and hidden_dim must be at least 1, "
-                f"got {dim}, {out_dim}, {hidden_dim}."
-            )
+        for name, size in (("dim", dim), ("out_dim", out_dim), ("hidden_dim", hidden_dim)):
+            if size is not None or name != "hidden_dim":
+                check_int(name, cast(int, size), least=1)
         self.dim, self.out_dim, self.normalize = dim, out_dim, normalize
         self.hidden: nn.Linear | None = None
         if hidden_dim is not None:
@@ -90,13 +97,16 @@ class ProjectionHead(nn.Module):
             Tensor like ``x`` with ``out_dim`` channels; a zero vector stays zero when normalised.
 
         Raises:
-            ValueError: the shape or device does not fit.
-            TypeError: ``x`` is not floating-point.
+            ValueError: the shape or device does not fit, or ``x`` is not finite.
+            TypeError: ``x`` is not floating-point or, outside autocast, not of the dtype of the
+                weights.
         """
+        check_tensor("x", x)
         axes = {2: "B D", 4: "B D h w"}.get(x.ndim, "B N D")
         check_shape("x", x, axes, D=self.dim)
         check_floating("x", x)
-        check_same_device("x", x, "the weights", self.out.weight)
+        check_like_weight("x", x, self.out.weight)
+        check_finite("x", x)
         tokens = x.movedim(1, -1) if x.ndim == 4 else x
         if self.hidden is not None:
             tokens = F.gelu(self.hidden(tokens))

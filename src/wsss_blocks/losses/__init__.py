@@ -4,6 +4,12 @@ from wsss_blocks.losses.balanced_segmentation import (
     BalancedSegmentationLoss,
     balanced_segmentation_loss,
 )
+from wsss_blocks.losses.counts import (
+    balanced_segmentation_counts,
+    cross_contrastive_counts,
+    global_implicit_alignment_counts,
+    patch_token_contrast_counts,
+)
 from wsss_blocks.losses.cross_contrastive import CrossContrastiveLoss, cross_contrastive_loss
 from wsss_blocks.losses.global_alignment import (
     GlobalImplicitAlignmentLoss,
@@ -21,9 +27,13 @@ __all__ = [
     "GlobalImplicitAlignmentLoss",
     "MultiLabelSoftMarginLoss",
     "PatchTokenContrastLoss",
+    "balanced_segmentation_counts",
     "balanced_segmentation_loss",
+    "cross_contrastive_counts",
     "cross_contrastive_loss",
+    "global_implicit_alignment_counts",
     "global_implicit_alignment_loss",
     "multi_label_soft_margin_loss",
+    "patch_token_contrast_counts",
     "patch_token_contrast_loss",
 ]

@@ -8,16 +8,28 @@ from torch.nn import functional as F
 
 from wsss_blocks._numerics import l2_normalize
 from wsss_blocks._validate import (
+    check_choice,
+    check_finite,
     check_floating,
     check_integer,
     check_labels,
     check_mask_values,
+    check_number,
+    check_positive,
     check_same_device,
     check_shape,
 )
 from wsss_blocks.pooling import class_average_pool
 
-__all__ = ["Anchors", "check_regions", "check_text", "labelled_ids", "region_anchors"]
+__all__ = [
+    "Anchors",
+    "check_embeddings",
+    "check_options",
+    "check_regions",
+    "check_text",
+    "known_ids",
+    "region_anchors",
+]
 
 
 class Anchors(NamedTuple):
@@ -31,10 +43,26 @@ class Anchors(NamedTuple):
     num_background: Tensor  # (B, 1), at least 1
 
 
+def check_options(temperature: float, background_weight: float, variant: str, pool: str) -> None:
+    """Raise unless these are options of the cross-contrastive loss."""
+    check_positive("temperature", temperature)
+    check_number("background_weight", background_weight)
+    if not 0 <= background_weight < float("inf"):
+        raise ValueError(f"background_weight must be >= 0 and finite, got {background_weight}.")
+    check_choice("variant", variant, ("background", "classes", "denominator", "batch"))
+    check_choice("pool", pool, ("region", "token"))
+
+
+def check_embeddings(name: str, x: Tensor, axes: str, **sizes: int) -> None:
+    """Raise unless ``x`` holds finite floating-point numbers and has these axes."""
+    check_shape(name, x, axes, **sizes)
+    check_floating(name, x)
+    check_finite(name, x)
+
+
 def check_text(name: str, text: Tensor, axes: str, *, other_name: str, other: Tensor) -> None:
-    """Raise unless ``text`` is a floating matrix with the ``D`` and the device of ``other``."""
-    check_shape(name, text, axes, D=other.shape[1])
-    check_floating(name, text)
+    """Raise unless ``text`` is a finite matrix with the ``D`` and the device of ``other``."""
+    check_embeddings(name, text, axes, D=other.shape[1])
     check_same_device(name, text, other_name, other)
 
 
@@ -48,8 +76,7 @@ def check_regions(
     ignore_index: int,
 ) -> None:
     """Raise unless features, regions, image labels and text fit together."""
-    check_shape("features", features, "B D h w")
-    check_floating("features", features)
+    check_embeddings("features", features, "B D h w")
     batch, _, h, w = features.shape
     check_shape("mask", mask, "B h w", B=batch, h=h, w=w)
     check_integer("mask", mask)
@@ -64,7 +91,7 @@ def check_regions(
     check_mask_values("mask", mask, num_classes=num_classes + 1, ignore_index=ignore_index)
 
 
-def labelled_ids(mask: Tensor, labels: Tensor, *, ignore_index: int) -> Tensor:
+def known_ids(mask: Tensor, labels: Tensor, *, ignore_index: int) -> Tensor:
     """Return the mask as int64, with the classes that ``labels`` says are absent ignored."""
     ids = mask.long()
     allowed = F.pad(labels > 0, (1, 0), value=True)  # background is allowed everywhere
@@ -85,7 +112,8 @@ def region_anchors(
     tokens = l2_normalize(features, dim=1)
     if pool == "token":
         embedding = tokens.flatten(2).transpose(1, 2)
-        member = ids.flatten(1)[..., None] == torch.arange(num_classes, device=ids.device)
+        ids = ids.flatten(1)[..., None]
+        member = (ids == torch.arange(num_classes, device=ids.device)) & (ids != ignore_index)
     else:
         pooled = class_average_pool(
             tokens, ids, num_classes=num_classes, assign="nearest", ignore_index=ignore_index

@@ -6,19 +6,26 @@ from torch.nn import functional as F
 
 from wsss_blocks._numerics import at_least_float32
 from wsss_blocks._validate import (
+    check_finite,
     check_floating,
     check_integer,
     check_mask_values,
     check_same_device,
     check_shape,
 )
-from wsss_blocks.distributed import mean_over_ranks
+from wsss_blocks.losses._shares import check_counts, share
+from wsss_blocks.losses.counts import balanced_segmentation_counts
 
 __all__ = ["BalancedSegmentationLoss", "balanced_segmentation_loss"]
 
 
 def balanced_segmentation_loss(
-    logits: Tensor, mask: Tensor, *, ignore_index: int = 255, gather_distributed: bool = False
+    logits: Tensor,
+    mask: Tensor,
+    *,
+    ignore_index: int = 255,
+    gather_distributed: bool = False,
+    counts: Tensor | None = None,
 ) -> Tensor:
     r"""Average the cross-entropy of background and of foreground pixels with half weight each.
 
@@ -43,12 +50,15 @@ def balanced_segmentation_loss(
         mask: ``(B, H, W)`` ids in ``[0, C)`` or ``ignore_index``, any integer dtype.
         ignore_index: id of pixels that take no part.
         gather_distributed: count the pixels of all ranks.
+        counts: ``(2,)`` numbers of pixels to divide by, those of all micro-batches of a step
+            (:func:`~wsss_blocks.losses.balanced_segmentation_counts`), whose losses then add up.
+            None: those of this batch.
 
     Returns:
         Scalar; float32 for half inputs, else the dtype of ``logits``.
 
     Raises:
-        ValueError: wrong shape, device or mask ids.
+        ValueError: wrong shape, device or mask ids, NaN or infinite ``logits``, bad ``counts``.
         TypeError: ``logits`` are not floating-point or ``mask`` is not integer.
 
     Example:
@@ -64,21 +74,22 @@ def balanced_segmentation_loss(
     check_shape("mask", mask, "B H W", B=logits.shape[0])
     check_integer("mask", mask)
     check_same_device("mask", mask, "logits", logits)
+    mask = mask.long()  # uint8 wraps an ignore_index of -1 around
     check_mask_values("mask", mask, num_classes=logits.shape[1], ignore_index=ignore_index)
+    check_finite("logits", logits)
+    check_counts(counts, "2", other_name="logits", other=logits)
 
     logits = at_least_float32(logits)
     size = mask.shape[-2:]
     if logits.shape[-2:] != size:
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    loss = F.cross_entropy(logits, mask.long(), ignore_index=ignore_index, reduction="none")
+    loss = F.cross_entropy(logits, mask, ignore_index=ignore_index, reduction="none")
     known = mask != ignore_index
-    halves = [
-        mean_over_ranks(
-            torch.where(part, loss, 0.0).sum(), part.sum(), gather_distributed=gather_distributed
-        )
-        for part in (known & (mask == 0), known & (mask != 0))
-    ]
-    return (halves[0] + halves[1]) / 2
+    parts = known & (mask == 0), known & (mask != 0)
+    totals = torch.stack([torch.where(part, loss, 0.0).sum() for part in parts])
+    if counts is None:
+        counts = balanced_segmentation_counts(mask, ignore_index=ignore_index)
+    return share(totals, counts, gather_distributed=gather_distributed).sum() / 2
 
 
 class BalancedSegmentationLoss(nn.Module):
@@ -107,13 +118,14 @@ class BalancedSegmentationLoss(nn.Module):
         self.ignore_index = ignore_index
         self.gather_distributed = gather_distributed
 
-    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, mask: Tensor, *, counts: Tensor | None = None) -> Tensor:
         """Return the loss of ``logits`` against the pseudo-labels in ``mask``."""
         return balanced_segmentation_loss(
             logits,
             mask,
             ignore_index=self.ignore_index,
             gather_distributed=self.gather_distributed,
+            counts=counts,
         )
 
     def extra_repr(self) -> str:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_blocks._numerics import l2_normalize
-from wsss_blocks._validate import check_choice, check_positive
-from wsss_blocks.distributed import all_gather_with_grad, mean_over_ranks
-from wsss_blocks.losses._text_regions import check_regions, labelled_ids, region_anchors
+from wsss_blocks.distributed import all_gather_with_grad
+from wsss_blocks.losses._shares import check_counts, contrasted_images, share
+from wsss_blocks.losses._text_regions import check_options, check_regions, known_ids, region_anchors
 
 __all__ = ["CrossContrastiveLoss", "cross_contrastive_loss"]
 
@@ -36,6 +36,7 @@ def cross_contrastive_loss(
     pool: Pool = "region",
     ignore_index: int = 255,
     gather_distributed: bool = False,
+    counts: Tensor | None = None,
 ) -> Tensor:
     r"""Contrast the regions of an image with the text of their classes and of the background.
 
@@ -66,7 +67,8 @@ def cross_contrastive_loss(
         (:math:`L_{bg}` then has weight 1); ``pool="token"`` makes each patch an anchor and averages
         the losses of a region, with the mean of :math:`e(t_c, v_i)` over the background patches as
         :math:`e(t_c, v_b)`; ``variant="batch"`` takes the background of every image in the batch
-        (with ``gather_distributed``: of all ranks) as a negative in :math:`L_{t2v}`.
+        (with ``gather_distributed``: of all ranks) as a negative in :math:`L_{t2v}`, so that its
+        shares with ``counts`` do not add up: a micro-batch lacks the negatives of the others.
 
     Args:
         features: ``(B, D, h, w)`` patch embeddings in the text space; normalised here, like texts.
@@ -81,12 +83,14 @@ def cross_contrastive_loss(
         pool: "region" or "token".
         ignore_index: id of pixels that take no part.
         gather_distributed: count the images of all ranks ("batch" needs one ``B`` on all ranks).
+        counts: number to divide by, :func:`~wsss_blocks.losses.cross_contrastive_counts` of all
+            micro-batches of a step, whose losses then add up. None: that of this batch.
 
     Returns:
         Scalar; float32 for half inputs, else the dtype of ``features``.
 
     Raises:
-        ValueError: wrong shape, device, mask ids, label values or option.
+        ValueError: wrong shape, device, ids, labels, counts or option, NaN or infinite values.
         TypeError: ``features`` or a text is not floating-point, or ``mask`` is not integer.
 
     Example:
@@ -97,10 +101,11 @@ def cross_contrastive_loss(
         >>> print(f"{loss:.4f}")  # (2 + 0.001) log 2: all similarities are equal
         1.3870
     """
-    _check_options(temperature, background_weight, variant, pool)
+    check_options(temperature, background_weight, variant, pool)
     check_regions(features, mask, labels, class_text, background_text, ignore_index=ignore_index)
+    check_counts(counts, "", other_name="features", other=features)
     with torch.autocast(features.device.type, enabled=False):
-        ids = labelled_ids(mask, labels, ignore_index=ignore_index)
+        ids = known_ids(mask, labels, ignore_index=ignore_index)
         anchors = region_anchors(
             features, ids, num_classes=len(class_text) + 1, pool=pool, ignore_index=ignore_index
         )
@@ -126,14 +131,14 @@ def cross_contrastive_loss(
         rivals = to_class.masked_fill(~anchors.present[:, None], _NEVER).logsumexp(-1)
         loss_bg = F.softplus(rivals - to_background) * background / anchors.num_background
         total = (anchors.weight * (loss_v2t + loss_t2v) + weight_bg * loss_bg).sum()
-    contributing = anchors.present.any(1).sum()
-    return mean_over_ranks(total, contributing, gather_distributed=gather_distributed)
+    counts = contrasted_images(ids, ignore_index=ignore_index) if counts is None else counts
+    return share(total, counts, gather_distributed=gather_distributed)
 
 
 class CrossContrastiveLoss(nn.Module):
     """Contrast image regions with class and background text (module form).
 
-    Takes the keyword arguments of :func:`cross_contrastive_loss`.
+    Takes the keyword arguments of :func:`cross_contrastive_loss`; ``counts`` per call.
 
     Shape:
         - features: ``(B, D, h, w)``
@@ -160,7 +165,7 @@ class CrossContrastiveLoss(nn.Module):
         gather_distributed: bool = False,
     ) -> None:
         super().__init__()
-        _check_options(temperature, background_weight, variant, pool)
+        check_options(temperature, background_weight, variant, pool)
         self.temperature = temperature
         self.background_weight = background_weight
         self.variant = variant
@@ -175,6 +180,8 @@ class CrossContrastiveLoss(nn.Module):
         labels: Tensor,
         class_text: Tensor,
         background_text: Tensor,
+        *,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of the patch features under the regions of ``mask``."""
         return cross_contrastive_loss(
@@ -189,12 +196,5 @@ class CrossContrastiveLoss(nn.Module):
             pool=self.pool,
             ignore_index=self.ignore_index,
             gather_distributed=self.gather_distributed,
+            counts=counts,
         )
-
-
-def _check_options(temperature: float, background_weight: float, variant: str, pool: str) -> None:
-    check_positive("temperature", temperature)
-    if not 0 <= background_weight < float("inf"):
-        raise ValueError(f"background_weight must be >= 0 and finite, got {background_weight}.")
-    check_choice("variant", variant, ("background", "classes", "denominator", "batch"))
-    check_choice("pool", pool, ("region", "token"))

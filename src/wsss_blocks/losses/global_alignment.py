@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from wsss_blocks._numerics import l2_normalize
-from wsss_blocks._validate import check_choice, check_floating, check_labels, check_shape
-from wsss_blocks.distributed import mean_over_ranks
-from wsss_blocks.losses._text_regions import check_text
+from wsss_blocks._validate import check_choice, check_labels, check_same_device, check_tensor
+from wsss_blocks.losses._shares import check_counts, share
+from wsss_blocks.losses._text_regions import check_embeddings, check_text
+from wsss_blocks.losses.counts import global_implicit_alignment_counts
 
 __all__ = ["GlobalImplicitAlignmentLoss", "global_implicit_alignment_loss"]
 
@@ -32,6 +33,7 @@ def global_implicit_alignment_loss(
     reduction: Reduction = "mean",
     class_reduction: Literal["sum", "mean"] = "sum",
     gather_distributed: bool = False,
+    counts: Tensor | None = None,
 ) -> Tensor:
     r"""Pull the class token to the text of its classes and push it off the background text.
 
@@ -63,12 +65,15 @@ def global_implicit_alignment_loss(
         reduction: "mean" over the images that have a class, "sum" or "none".
         class_reduction: "sum" over the classes of an image as in the paper, or their "mean".
         gather_distributed: with "mean", count the images of all ranks.
+        counts: with "mean", number to divide by, that of all micro-batches of a step
+            (:func:`~wsss_blocks.losses.global_implicit_alignment_counts`), whose losses then add
+            up. None: that of this batch.
 
     Returns:
         Scalar, or ``(B,)`` for "none"; float32 for half inputs, else the dtype of ``token``.
 
     Raises:
-        ValueError: wrong shape, device, label values or option.
+        ValueError: wrong shape, device, label values, counts or option, NaN or infinite values.
         TypeError: ``token`` or a text is not floating-point.
 
     Example:
@@ -80,13 +85,17 @@ def global_implicit_alignment_loss(
         0.6931
     """
     _check_options(similarity, reduction, class_reduction)
-    check_shape("token", token, "B D")
-    check_floating("token", token)
+    check_embeddings("token", token, "B D")
     check_text("class_text", class_text, "K D", other_name="token", other=token)
-    prompts = len(background_text)
+    check_tensor("background_text", background_text)
+    check_same_device("background_text", background_text, "token", token)
+    prompts = len(background_text) if background_text.ndim else 1
     if prompts:
         check_text("background_text", background_text, "M D", other_name="token", other=token)
     check_labels(labels, batch=token.shape[0], num_classes=len(class_text), device=token.device)
+    check_counts(counts, "", other_name="token", other=token)
+    if counts is not None and reduction != "mean":
+        raise ValueError(f'counts must be None without reduction="mean", got {reduction!r}.')
 
     with torch.autocast(token.device.type, enabled=False):
         v = l2_normalize(token)
@@ -94,27 +103,22 @@ def global_implicit_alignment_loss(
         loss = (y * _attract(v @ l2_normalize(class_text).to(v.dtype).T, similarity)).sum(1)
         if class_reduction == "mean":
             loss = loss / y.sum(1).clamp_min(_EPS)
-        has_class = (y > 0).any(1)
         if prompts:
             background = (v @ l2_normalize(background_text).to(v.dtype).T).amax(1)
-            loss = loss + torch.where(has_class, _repel(background, similarity), 0.0)
+            loss = loss + torch.where((y > 0).any(1), _repel(background, similarity), 0.0)
     if reduction == "none":
         return loss
     if reduction == "sum":
         return loss.sum()
-    return mean_over_ranks(loss.sum(), has_class.sum(), gather_distributed=gather_distributed)
+    if counts is None:
+        counts = global_implicit_alignment_counts(labels)
+    return share(loss.sum(), counts, gather_distributed=gather_distributed)
 
 
 class GlobalImplicitAlignmentLoss(nn.Module):
     """Pull the class token to its classes' text, off the background text (module form).
 
-    See :func:`global_implicit_alignment_loss`.
-
-    Args:
-        similarity: "tangent", "clamp" or "shifted".
-        reduction: "mean" over the images that have a class, "sum" or "none".
-        class_reduction: "sum" over the classes of an image, or their "mean".
-        gather_distributed: with "mean", count the images of all ranks.
+    Takes the keyword arguments of :func:`global_implicit_alignment_loss`; ``counts`` per call.
 
     Shape:
         - token: ``(B, D)``
@@ -146,7 +150,13 @@ class GlobalImplicitAlignmentLoss(nn.Module):
         self.gather_distributed = gather_distributed
 
     def forward(
-        self, token: Tensor, labels: Tensor, class_text: Tensor, background_text: Tensor
+        self,
+        token: Tensor,
+        labels: Tensor,
+        class_text: Tensor,
+        background_text: Tensor,
+        *,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of the class tokens."""
         return global_implicit_alignment_loss(
@@ -158,6 +168,7 @@ class GlobalImplicitAlignmentLoss(nn.Module):
             reduction=self.reduction,
             class_reduction=self.class_reduction,
             gather_distributed=self.gather_distributed,
+            counts=counts,
         )
 
 

@@ -4,14 +4,27 @@ import torch
 from torch import Tensor, nn
 
 from wsss_blocks._numerics import l2_normalize
-from wsss_blocks._validate import check_floating, check_integer, check_same_device, check_shape
-from wsss_blocks.distributed import mean_over_ranks
+from wsss_blocks._validate import (
+    check_finite,
+    check_floating,
+    check_int,
+    check_integer,
+    check_same_device,
+    check_shape,
+)
+from wsss_blocks.losses._shares import check_counts, share
+from wsss_blocks.losses.counts import patch_token_contrast_counts
 
 __all__ = ["PatchTokenContrastLoss", "patch_token_contrast_loss"]
 
 
 def patch_token_contrast_loss(
-    features: Tensor, mask: Tensor, *, ignore_index: int = 255, gather_distributed: bool = False
+    features: Tensor,
+    mask: Tensor,
+    *,
+    ignore_index: int = 255,
+    gather_distributed: bool = False,
+    counts: Tensor | None = None,
 ) -> Tensor:
     r"""Make patches of one label alike and patches of different labels orthogonal.
 
@@ -38,12 +51,15 @@ def patch_token_contrast_loss(
         mask: ``(B, h, w)`` integer labels on the same grid, background included.
         ignore_index: label of patches that take no part.
         gather_distributed: count the pairs of all ranks.
+        counts: ``(2,)`` numbers of pairs to divide by, those of all micro-batches of a step
+            (:func:`~wsss_blocks.losses.patch_token_contrast_counts`), whose losses then add up.
+            None: those of this batch.
 
     Returns:
         Scalar in ``[0, 1]``; float32 for half inputs, else the dtype of ``features``.
 
     Raises:
-        ValueError: wrong shape or device.
+        ValueError: wrong shape or device, NaN or infinite ``features``, bad ``counts``.
         TypeError: ``features`` are not floating-point or ``mask`` is not integer.
 
     Example:
@@ -60,27 +76,25 @@ def patch_token_contrast_loss(
     check_shape("mask", mask, "B h w", B=batch, h=h, w=w)
     check_integer("mask", mask)
     check_same_device("mask", mask, "features", features)
+    check_int("ignore_index", ignore_index)
+    check_finite("features", features)
+    check_counts(counts, "2", other_name="features", other=features)
 
     with torch.autocast(features.device.type, enabled=False):
         tokens = l2_normalize(features.flatten(2), dim=1)
         similarity = (tokens.transpose(1, 2) @ tokens).abs()
     ids = mask.flatten(1)
-    known = ids != ignore_index
+    known = ids.long() != ignore_index  # uint8 wraps an ignore_index of -1 around
     pair = known[:, :, None] & known[:, None, :]
     pair = pair & ~torch.eye(h * w, dtype=torch.bool, device=mask.device)
     same = ids[:, :, None] == ids[:, None, :]
     positive, negative = pair & same, pair & ~same
-    pull = mean_over_ranks(
-        torch.where(positive, 1 - similarity, 0.0).sum(),
-        positive.sum(),
-        gather_distributed=gather_distributed,
-    )
-    push = mean_over_ranks(
-        torch.where(negative, similarity, 0.0).sum(),
-        negative.sum(),
-        gather_distributed=gather_distributed,
-    )
-    return (pull + push) / 2
+    pull = torch.where(positive, 1 - similarity, 0.0).sum()
+    push = torch.where(negative, similarity, 0.0).sum()
+    if counts is None:
+        counts = patch_token_contrast_counts(mask, ignore_index=ignore_index)
+    totals = torch.stack([pull, push])
+    return share(totals, counts, gather_distributed=gather_distributed).sum() / 2
 
 
 class PatchTokenContrastLoss(nn.Module):
@@ -108,13 +122,14 @@ class PatchTokenContrastLoss(nn.Module):
         self.ignore_index = ignore_index
         self.gather_distributed = gather_distributed
 
-    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, features: Tensor, mask: Tensor, *, counts: Tensor | None = None) -> Tensor:
         """Return the loss of the patch tokens under the labels of ``mask``."""
         return patch_token_contrast_loss(
             features,
             mask,
             ignore_index=self.ignore_index,
             gather_distributed=self.gather_distributed,
+            counts=counts,
         )
 
     def extra_repr(self) -> str:

@@ -6,7 +6,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import check_choice, check_floating, check_labels, check_shape
+from wsss_blocks._validate import (
+    check_choice,
+    check_finite,
+    check_floating,
+    check_labels,
+    check_shape,
+)
 
 __all__ = ["MultiLabelSoftMarginLoss", "multi_label_soft_margin_loss"]
 
@@ -37,7 +43,7 @@ def multi_label_soft_margin_loss(
         Scalar, or ``(B,)`` for "none"; float32 for half inputs, else the dtype of ``logits``.
 
     Raises:
-        ValueError: wrong shape, device, label values or reduction.
+        ValueError: wrong shape, device, label values or reduction, NaN or infinite ``logits``.
         TypeError: ``logits`` are not floating-point.
 
     Example:
@@ -52,6 +58,7 @@ def multi_label_soft_margin_loss(
     check_floating("logits", logits)
     batch, num_classes = logits.shape
     check_labels(labels, batch=batch, num_classes=num_classes, device=logits.device)
+    check_finite("logits", logits)
     logits = at_least_float32(logits)
     loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     loss = loss.mean(1)

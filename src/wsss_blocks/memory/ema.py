@@ -7,6 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from wsss_blocks._validate import check_fraction
+
 __all__ = ["EMA"]
 
 
@@ -65,8 +67,7 @@ class EMA(nn.Module):
         average_buffers: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay must be in [0, 1], got {decay}.")
+        check_fraction("decay", decay)
         self.decay, self.warmup, self.average_buffers = decay, warmup, average_buffers
         self.model = copy.deepcopy(_unwrap(model)).requires_grad_(False).eval()
         device = next((p.device for p in self.model.parameters()), None)
@@ -133,7 +134,10 @@ def _pairs(
     mine = {name.replace("_orig_mod.", ""): x for name, x in ours}
     other = {name.replace("_orig_mod.", ""): x for name, x in theirs}
     if odd := sorted(mine.keys() ^ other.keys()):
-        raise ValueError(f"model must be the averaged one, but only one of both has {odd[0]!r}.")
+        raise ValueError(
+            "model must have the parameters and buffers of the averaged one, "
+            f"got one where only one of both has {odd[0]!r}."
+        )
     for name, x in mine.items():
         if x.shape != other[name].shape:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from wsss_blocks._validate import check_choice, values_are_checked
+from wsss_blocks._validate import check_choice, check_int, values_are_checked
 from wsss_blocks.distributed import sum_over_ranks
 
 __all__ = ["Absent", "Counts", "Rates", "count", "fold", "rates"]
@@ -79,6 +79,8 @@ class Counts:
     def __init__(
         self, shape: tuple[int, ...], *, num_classes: int, ignore_index: int, absent: Absent
     ) -> None:
+        check_int("num_classes", num_classes)
+        check_int("ignore_index", ignore_index)
         if num_classes < 1:
             raise ValueError(f"num_classes must be >= 1, got {num_classes}.")
         if 0 <= ignore_index < num_classes:
@@ -151,6 +153,8 @@ class Counts:
         if not values_are_checked(target) or not bool(invalid):
             return
         wanted = f"ids in [0, {self.num_classes})"
+        # int64: torch compares small integers with a scalar cut to their range.
+        target, pred = target.long(), None if pred is None else pred.long()
         scored = target != self.ignore_index
         bad = target[scored & ((target < 0) | (target >= self.num_classes))]
         if len(bad):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from wsss_blocks._validate import check_int, check_integer, check_shape
 from wsss_blocks.distributed import rank, world_size
 from wsss_blocks.metrics.evaluator import SegmentationEvaluator
 from wsss_blocks.metrics.protocol import EvaluationProtocol
@@ -45,7 +46,9 @@ def sweep_maps(
         A :class:`ThresholdSweep` for each name.
 
     Raises:
-        ValueError: there are fewer samples than processes.
+        ValueError: there are fewer samples than processes, or one lacks its mask or has another
+            shape.
+        TypeError: a mask does not hold integers.
 
     Example:
         >>> sample = {"image": torch.rand(3, 4, 4), "labels": torch.ones(1)}
@@ -54,11 +57,14 @@ def sweep_maps(
         >>> round(sweeps["red"].compute().best, 3)
         1.0
     """
+    check_int("num_classes", num_classes, least=2)
     sweeps: dict[str, ThresholdSweep] = {}
     with torch.no_grad():
         for sample in _share(samples):
+            check_shape("image", sample["image"], "3 H W")
+            check_shape("labels", sample["labels"], "K", K=num_classes - 1)
             image = sample["image"][None].to(device)
-            labels, mask = sample["labels"][None].to(device), sample["mask"][None].to(device)
+            labels, mask = sample["labels"][None].to(device), _mask(sample)[None].to(device)
             for name, maps in maps_fn(image, labels).items():
                 sweep = sweeps.setdefault(name, ThresholdSweep(num_classes))
                 sweep.update(maps, labels, mask)
@@ -107,7 +113,9 @@ def score_maps(
         Results by name.
 
     Raises:
-        ValueError: there are fewer samples than processes, or no threshold is to be had.
+        ValueError: there are fewer samples than processes, one lacks its mask or has another
+            shape, or no threshold is to be had.
+        TypeError: a mask does not hold integers.
 
     Example:
         >>> image = torch.linspace(0, 1, 16).view(1, 4, 4).expand(3, 4, 4)
@@ -176,7 +184,9 @@ def evaluate_masks(
         The evaluator, counted over all processes.
 
     Raises:
-        ValueError: there are fewer samples than processes.
+        ValueError: there are fewer samples than processes, or one lacks its mask or has another
+            shape.
+        TypeError: a mask does not hold integers.
 
     Example:
         >>> sample = {"image": torch.rand(3, 4, 4), "mask": torch.eye(4).long()}
@@ -187,11 +197,25 @@ def evaluate_masks(
     ignore = evaluator.ignore_index
     with torch.no_grad():
         for sample in _share(samples):
-            target = sample["mask"]
-            predicted = predict_fn(sample).to(target.device)
+            target, predicted = _mask(sample), predict_fn(sample)
+            size = dict(zip("HW", target.shape, strict=True))
+            check_shape("the result of predict_fn (pred)", predicted, "H W", **size)
+            check_integer("the result of predict_fn (pred)", predicted)
+            predicted = predicted.to(target.device)
             target = target.masked_fill(predicted == ignore, ignore)
             evaluator.update(predicted.masked_fill(predicted == ignore, 0), target)
     return evaluator.all_reduce()
+
+
+def _mask(sample: _Sample) -> Tensor:
+    if "mask" not in sample:
+        raise ValueError(
+            f"samples must have a mask, got {sorted(sample)}: open the data set with masks."
+        )
+    mask: Tensor = sample["mask"]
+    check_shape("mask", mask, "H W")
+    check_integer("mask", mask)
+    return mask
 
 
 def _share(samples: _Samples) -> Iterator[_Sample]:

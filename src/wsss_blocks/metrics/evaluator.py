@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wsss_blocks._validate import check_integer, check_same_device
+from wsss_blocks._validate import check_integer, check_same_device, check_sequence
 from wsss_blocks.metrics._counts import Absent, Counts, count, fold, rates
 
 __all__ = ["SegmentationEvaluator", "SegmentationScores"]
@@ -122,7 +122,9 @@ class SegmentationEvaluator(Counts):
             ignore_index=ignore_index,
             absent=absent,
         )
-        self.names = tuple(map(str, range(num_classes))) if names is None else tuple(names)
+        names = list(map(str, range(num_classes))) if names is None else names
+        check_sequence("names", names)
+        self.names = tuple(names)
         if len(self.names) != num_classes:
             raise ValueError(f"names must have {num_classes} entries, got {len(self.names)}.")
 

@@ -4,10 +4,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import cast
 
 from torch import Tensor
 
-from wsss_blocks._validate import check_choice, check_integer
+from wsss_blocks._validate import (
+    check_choice,
+    check_int,
+    check_integer,
+    check_number,
+    check_sequence,
+)
 from wsss_blocks.metrics._counts import Absent
 
 __all__ = ["EvaluationProtocol", "hash_masks"]
@@ -23,7 +30,7 @@ class EvaluationProtocol:
     Attributes:
         dataset: name, with the version where there are several.
         split: the images, as "val" or "train (first 200)".
-        num_images: how many were scored.
+        num_images: how many were scored; 0 for a network that was not.
         scales: test-time scales.
         flip: whether flipped images were added.
         refiner: what was applied to the maps ("none", "CRF(...)", "PAR(...)").
@@ -69,22 +76,32 @@ absent both, ignore 255
     text: str | None = None
 
     def __post_init__(self) -> None:
+        check_sequence("scales", self.scales)
+        for scale in self.scales:
+            check_number("scales", scale)
         object.__setattr__(self, "scales", tuple(float(s) for s in self.scales))
         if isinstance(self.threshold, list):
             object.__setattr__(self, "threshold", tuple(self.threshold))
         for name in ("dataset", "split", "refiner"):
             if not getattr(self, name):
-                raise ValueError(f"{name} must not be empty.")
-        if self.num_images < 1:
-            raise ValueError(f"num_images must be >= 1, got {self.num_images}.")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales must be positive, got {self.scales}.")
+                raise ValueError(f"{name} must not be empty, got {getattr(self, name)!r}.")
+        check_int("num_images", self.num_images)
+        check_int("ignore_index", self.ignore_index)
+        if self.num_images < 0:
+            raise ValueError(f"num_images must be >= 0, got {self.num_images}.")
+        if not self.scales or not all(0 < s < float("inf") for s in self.scales):
+            raise ValueError(f"scales must be positive and finite, got {self.scales}.")
         check_choice("absent_rule", self.absent_rule, ("both", "target"))
         if (self.threshold is None) != (self.threshold_source is None):
             raise ValueError(
-                "threshold and threshold_source go together: say whether a threshold comes from "
-                f"a preset or from masks, got {self.threshold} and {self.threshold_source!r}."
+                "threshold and threshold_source go together: the source must say whether it comes "
+                f"from a preset or from masks, got {self.threshold} and {self.threshold_source!r}."
             )
+        pair = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
+        if self.threshold is not None and len(pair) not in (1, 2):
+            raise ValueError(f"threshold must be one number or (low, high), got {pair}.")
+        for threshold in pair if self.threshold is not None else ():
+            check_number("threshold", cast(float, threshold))
 
     def describe(self) -> str:
         """Return the protocol as one line for people."""

@@ -96,6 +96,8 @@ def write_metrics(
         ...     read_metrics(f"{folder}/metrics.json").results
         {'segmentation': 0.625}
     """
+    if not isinstance(results, Mapping):
+        raise TypeError(f"results must be a mapping from names to numbers, got {results!r}.")
     protocols = _one_each(results, protocol)
     content = {
         "unit": "per cent",
@@ -127,7 +129,10 @@ def read_metrics(path: Path | str) -> RecordedMetrics:
     Raises:
         ValueError: the file is not one of ``write_metrics``.
     """
-    content = json.loads(Path(path).read_text())
+    try:
+        content = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must be a JSON file of write_metrics, got: {error}") from error
     if not isinstance(content, dict) or content.get("unit") != "per cent":
         raise ValueError(f"{path} must be a file written by write_metrics, got another one.")
     protocols = {

@@ -12,12 +12,15 @@ from wsss_blocks._numerics import at_least_float32
 from wsss_blocks._validate import (
     check_finite,
     check_floating,
+    check_int,
     check_integer,
     check_labels,
+    check_number,
     check_same_device,
+    check_sequence,
     check_shape,
 )
-from wsss_blocks.cam.normalize import normalize_cam
+from wsss_blocks.cam.normalize import scale_to_range
 from wsss_blocks.metrics._counts import Absent, Counts, count, fold, rates
 
 __all__ = ["SweepResult", "ThresholdSweep"]
@@ -88,11 +91,17 @@ class ThresholdSweep(Counts):
         absent: Absent = "both",
         normalize: Literal["minmax"] | None = "minmax",
     ) -> None:
+        check_int("num_classes", num_classes)
         if num_classes < 2:
             raise ValueError(f"num_classes must be >= 2, got {num_classes}.")
         if normalize not in ("minmax", None):
             raise ValueError(f"normalize must be 'minmax' or None, got {normalize!r}.")
-        values = [t / 100 for t in range(100)] if thresholds is None else list(thresholds)
+        if thresholds is None:
+            thresholds = [t / 100 for t in range(100)]
+        check_sequence("thresholds", thresholds)
+        for value in thresholds:
+            check_number("thresholds", value)
+        values = list(thresholds)
         ascends = all(a < b for a, b in pairwise(values))
         if not values or not values[0] >= 0 or not ascends:
             raise ValueError(f"thresholds must be >= 0 and ascend, got {values}.")
@@ -183,7 +192,7 @@ class ThresholdSweep(Counts):
             plane = F.interpolate(plane - base, size=size, mode="bilinear", align_corners=False)
             score = (plane + base).relu()
             if self.normalize == "minmax":
-                score = normalize_cam(score, relu=False)
+                score = scale_to_range(score)
             score = torch.where(present[image, column][:, None, None], score[:, 0], 0)
             better = score > best
             best = torch.where(better, score, best)

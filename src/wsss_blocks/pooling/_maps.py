@@ -4,18 +4,25 @@ import torch
 from torch import Tensor
 
 from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import check_floating, check_same_device, check_shape, check_valid
+from wsss_blocks._validate import (
+    check_finite,
+    check_floating,
+    check_same_device,
+    check_shape,
+    check_valid,
+)
 
 __all__ = ["check_maps", "flatten", "mean_of_largest"]
 
 
 def check_maps(name: str, maps: Tensor, valid: Tensor | None, *, axes: str = "B K h w") -> None:
-    """Raise unless ``maps`` are floating-point maps and ``valid`` fits their grid."""
+    """Raise unless ``maps`` are floating-point maps, finite where ``valid``, of the same grid."""
     check_shape(name, maps, axes)
     check_floating(name, maps)
     check_valid(valid, batch=maps.shape[0], size=(maps.shape[2], maps.shape[3]))
     if valid is not None:
         check_same_device("valid", valid, name, maps)
+    check_finite(name, maps, where=None if valid is None else valid.unsqueeze(1))
 
 
 def flatten(maps: Tensor, valid: Tensor | None, *, fill: float) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from wsss_blocks._numerics import at_least_float32
 from wsss_blocks._validate import (
+    check_finite,
+    check_int,
     check_integer,
     check_mask_values,
     check_non_negative,
     check_same_device,
     check_shape,
+    check_tensor,
 )
 
 from ._maps import check_maps
@@ -68,7 +71,8 @@ def class_average_pool(
         and weight 0.
 
     Raises:
-        ValueError: a shape, device, id, weight, ``num_classes`` or ``assign`` does not fit.
+        ValueError: a shape, device, id, weight, ``num_classes`` or ``assign`` does not fit, or
+            ``features`` are not finite where ``valid``.
         TypeError: ``features`` is not floating-point, ``mask`` is bool, or ``valid`` is not bool.
 
     Example:
@@ -80,11 +84,14 @@ def class_average_pool(
     """
     check_maps("features", features, valid, axes="B D h w")
     check_settings(num_classes, assign)
+    check_int("ignore_index", ignore_index)
+    check_tensor("mask", mask)
     check_same_device("mask", mask, "features", features)
     batch, _, h, w = features.shape
     values = at_least_float32(features)
     if mask.is_floating_point():
         check_shape("mask", mask, "B C h w", B=batch, C=num_classes, h=h, w=w)
+        check_finite("mask", mask)
         check_non_negative("mask", mask)
         weights = mask.to(values.dtype)
     else:
@@ -93,7 +100,8 @@ def class_average_pool(
         check_mask_values("mask", mask, num_classes=num_classes, ignore_index=ignore_index)
         weights = class_fractions(mask, (h, w), num_classes, assign, ignore_index, values.dtype)
     if valid is not None:
-        weights = weights * valid.unsqueeze(1)
+        inside = valid.unsqueeze(1)
+        weights, values = weights * inside, values.where(inside, 0)
     total = weights.sum((2, 3))
     present = (total > 0).unsqueeze(2)
     with torch.autocast(features.device.type, enabled=False):

@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from wsss_blocks._validate import (
     check_choice,
+    check_int,
     check_integer,
     check_mask_values,
     check_same_device,
     check_shape,
+    check_size,
     check_valid,
 )
 
@@ -72,8 +74,8 @@ def patch_class_weights(
                 [0.0000, 0.6667]])
     """
     check_settings(num_classes, assign)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be two positive integers (h, w), got {size}.")
+    check_int("ignore_index", ignore_index)
+    check_size("size", size)
     check_shape("mask", mask, "B H W")
     check_integer("mask", mask)
     check_mask_values("mask", mask, num_classes=num_classes, ignore_index=ignore_index)
@@ -196,5 +198,4 @@ def _centres(pixels: int, cells: int, device: torch.device) -> Tensor:
 def check_settings(num_classes: int, assign: str) -> None:
     """Raise unless the settings that both class poolings share are legal."""
     check_choice("assign", assign, ("area", "majority", "nearest"))
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+    check_int("num_classes", num_classes, least=1)

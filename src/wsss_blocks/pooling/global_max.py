@@ -29,7 +29,7 @@ def global_max_pool(maps: Tensor, *, valid: Tensor | None = None) -> Tensor:
         ``(B, K)`` in the dtype of ``maps``; 0 without gradient where no position is valid.
 
     Raises:
-        ValueError: a shape or device does not fit.
+        ValueError: a shape or device does not fit, or ``maps`` are not finite where ``valid``.
         TypeError: ``maps`` is not floating-point or ``valid`` is not bool.
 
     Example:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from wsss_blocks._validate import check_floating, check_same_device, check_shape
+from wsss_blocks._validate import check_finite, check_floating, check_same_device, check_shape
 
 from ._maps import mean_of_largest
 
@@ -40,7 +40,8 @@ def max_response_pool(tokens: Tensor, *, k: int, mask: Tensor | None = None) -> 
         ``(B, D)`` in the dtype of ``tokens``; 0 without gradient where no token is real.
 
     Raises:
-        ValueError: a shape or device does not fit, or ``k`` is less than 1.
+        ValueError: a shape or device does not fit, ``tokens`` are not finite where ``mask`` is
+            True, or ``k`` is less than 1.
         TypeError: ``tokens`` is not floating-point, ``mask`` not bool, or ``k`` not an int.
 
     Example:
@@ -63,6 +64,7 @@ def max_response_pool(tokens: Tensor, *, k: int, mask: Tensor | None = None) -> 
         if mask.dtype != torch.bool:
             raise TypeError(f"mask must be a bool tensor, got {mask.dtype}.")
         values, number = values.masked_fill(~mask.unsqueeze(1), float("-inf")), mask.sum(1)
+    check_finite("tokens", tokens, where=None if mask is None else mask.unsqueeze(2))
     most = min(k, count)
     return mean_of_largest(values, number.clamp_max(most), most=most)
 

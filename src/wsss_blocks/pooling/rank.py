@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_blocks._numerics import at_least_float32
+from wsss_blocks._validate import check_fraction
 
 from ._maps import check_maps, flatten
 
@@ -39,7 +40,8 @@ def global_weighted_rank_pool(
         ``(B, K)`` in the dtype of ``maps``; 0 without gradient where no position is valid.
 
     Raises:
-        ValueError: a shape or device does not fit, or ``decay`` is outside [0, 1].
+        ValueError: a shape or device does not fit, ``maps`` are not finite where ``valid``, or
+            ``decay`` is outside [0, 1].
         TypeError: ``maps`` is not floating-point or ``valid`` is not bool.
 
     Example:
@@ -96,5 +98,4 @@ class GlobalWeightedRankPool(nn.Module):
 
 
 def _check_decay(decay: float) -> None:
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay must be in [0, 1], got {decay}.")
+    check_fraction("decay", decay)

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from wsss_blocks._validate import check_number
+
 from ._maps import check_maps, flatten, mean_of_largest
 
 __all__ = ["GlobalTopKPool", "global_top_k_pool"]
@@ -38,7 +40,8 @@ def global_top_k_pool(
         ``(B, K)`` in the dtype of ``maps``; 0 without gradient where no position is valid.
 
     Raises:
-        ValueError: a shape or device does not fit, or ``fraction`` is outside (0, 1].
+        ValueError: a shape or device does not fit, ``maps`` are not finite where ``valid``, or
+            ``fraction`` is outside (0, 1].
         TypeError: ``maps`` is not floating-point or ``valid`` is not bool.
 
     Example:
@@ -92,5 +95,6 @@ class GlobalTopKPool(nn.Module):
 
 
 def _check_fraction(fraction: float) -> None:
+    check_number("fraction", fraction)
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}.")

@@ -2,11 +2,18 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_blocks._validate import check_choice, check_positive
+from wsss_blocks._validate import (
+    check_choice,
+    check_int,
+    check_number,
+    check_positive,
+    check_sequence,
+)
 
 __all__ = ["check_options", "colour_weights", "neighbours", "position_weights"]
 
@@ -15,11 +22,12 @@ def check_options(
     dilations: tuple[int, ...], iterations: int, scale: float, position_weight: float, kernel: str
 ) -> None:
     """Raise unless the options of pixel-adaptive refinement are in range."""
-    if not dilations or min(dilations) < 1:
+    check_sequence("dilations", dilations)
+    if not dilations or not all(isinstance(d, int | np.integer) and d >= 1 for d in dilations):
         raise ValueError(f"dilations must be one or more integers >= 1, got {dilations}.")
-    if iterations < 0:
-        raise ValueError(f"iterations must be >= 0, got {iterations}.")
+    check_int("iterations", iterations, least=0)
     check_positive("colour_scale", scale)
+    check_number("position_weight", position_weight)
     if not 0 <= position_weight < math.inf:
         raise ValueError(f"position_weight must be finite and >= 0, got {position_weight}.")
     check_choice("kernel", kernel, ("par", "pamr"))

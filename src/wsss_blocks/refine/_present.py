@@ -11,6 +11,7 @@ from wsss_blocks._validate import (
     check_box,
     check_finite,
     check_floating,
+    check_images,
     check_labels,
     check_non_negative,
     check_same_device,
@@ -53,12 +54,13 @@ def check_refiner_inputs(
     images: Tensor, maps: Tensor, labels: Tensor | None, box: Tensor | None
 ) -> None:
     """Raise unless shapes, types and labels follow the Refiner contract."""
+    check_images("images", images)
     check_images_and_maps(images, maps)
     if labels is not None:
         channels = maps.shape[-3]
         batch, device = images.shape[0], images.device
         check_labels(labels, batch=batch, num_classes=channels - 1, device=device)
-    check_box(box, batch=images.shape[0])
+    check_box(box, batch=images.shape[0], device=images.device)
 
 
 def as_sets(maps: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from wsss_blocks._numerics import at_least_float32
 from wsss_blocks._validate import (
     check_choice,
+    check_finite,
     check_floating,
     check_non_negative,
+    check_number,
     check_same_device,
     check_shape,
 )
@@ -80,7 +82,7 @@ def add_background(
 
     Raises:
         ValueError: If a shape does not fit, ``mode`` is unknown, or ``cam`` or ``value`` is
-            negative.
+            negative or not finite.
         TypeError: If ``cam`` or a tensor ``value`` is not floating point.
 
     Example:
@@ -93,6 +95,7 @@ def add_background(
     """
     check_shape("cam", cam, "B K h w")
     check_floating("cam", cam)
+    check_finite("cam", cam)
     check_non_negative("cam", cam)
     check_choice("mode", mode, ("constant", "power"))
     batch, _, height, width = cam.shape
@@ -100,11 +103,13 @@ def add_background(
         check_shape("value", value, "B", B=batch)
         check_floating("value", value)
         check_same_device("value", value, "cam", cam)
+        check_finite("value", value)
         check_non_negative("value", value)
         level = value.to(at_least_float32(cam).dtype).view(-1, 1, 1, 1)
-    elif not 0 <= value < float("inf"):
-        raise ValueError(f"value must be finite and >= 0, got {value}.")
     else:
+        check_number("value", value)
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"value must be finite and >= 0, got {value}.")
         level = at_least_float32(cam).new_full((1, 1, 1, 1), value)
     if mode == "constant":
         background = level.expand(batch, 1, height, width)
@@ -153,7 +158,8 @@ class NoRefiner(nn.Module):
             Maps at the size of ``images``.
 
         Raises:
-            ValueError: If a shape does not fit or a score is negative or not finite.
+            ValueError: If a shape does not fit, a score is negative or not finite, or images are
+                not in [0, 1].
             TypeError: If a dtype does not fit.
         """
         check_refiner_inputs(images, maps, labels, box)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import check_finite
+from wsss_blocks._validate import check_finite, check_int
 from wsss_blocks.backbones.features import Features
 from wsss_blocks.refine import _present
 from wsss_blocks.refine._neighbours import (
@@ -143,8 +143,7 @@ class PixelAdaptiveRefine(nn.Module):
     ) -> None:
         super().__init__()
         check_options(dilations, iterations, colour_scale, position_weight, kernel)
-        if downsample < 1:
-            raise ValueError(f"downsample must be >= 1, got {downsample}.")
+        check_int("downsample", downsample, least=1)
         self.dilations, self.iterations = tuple(dilations), iterations
         self.colour_scale, self.position_weight = colour_scale, position_weight
         self.kernel: Literal["par", "pamr"] = kernel

@@ -9,9 +9,15 @@ from torch import Tensor
 
 from wsss_blocks._numerics import first_argmax
 from wsss_blocks._validate import (
+    check_box,
+    check_finite,
     check_floating,
+    check_images,
+    check_int,
     check_labels,
+    check_number,
     check_same_device,
+    check_sequence,
     check_shape,
     values_are_checked,
 )
@@ -70,8 +76,9 @@ def refine_to_label(
         Labels ``(B, H, W)``, int64: 0 background, 1..K, ``ignore_index``.
 
     Raises:
-        ValueError: If a shape does not fit, a score is negative, the thresholds are not
-            0 <= low <= high, ``ignore_index`` is a class, or the refiner returns another shape.
+        ValueError: If a shape does not fit, a score is negative or not finite, images are not in
+            [0, 1], the thresholds are not 0 <= low <= high, ``ignore_index`` is a class, or the
+            refiner returns another shape.
         TypeError: If a dtype does not fit.
 
     Example:
@@ -82,13 +89,16 @@ def refine_to_label(
         >>> refine_to_label(cam, images, labels, NoRefiner())
         tensor([[[  0, 255,   1]]])
     """
-    check_shape("images", images, "B 3 H W")
+    check_images("images", images)
     batch, _, height, width = images.shape
     check_shape("cam", cam, "B K h w", B=batch)
     check_floating("cam", cam)
     check_same_device("cam", cam, "images", images)
     num_classes = cam.shape[1]
     check_labels(labels, batch=batch, num_classes=num_classes, device=cam.device)
+    check_finite("cam", cam)
+    check_box(box, batch=batch, device=images.device)
+    check_int("ignore_index", ignore_index)
     if 0 <= ignore_index <= num_classes:
         raise ValueError(
             f"ignore_index must not be one of the classes 0..{num_classes}, got {ignore_index}."
@@ -119,13 +129,19 @@ def _low_high(
     thresholds: tuple[float, float] | Tensor, cam: Tensor
 ) -> tuple[float | Tensor, float | Tensor]:
     if not isinstance(thresholds, Tensor):
+        check_sequence("thresholds", thresholds)
+        if len(thresholds) != 2:
+            raise ValueError(f"thresholds must be (low, high), got {thresholds!r}.")
         low, high = thresholds
+        check_number("thresholds", low)
+        check_number("thresholds", high)
         if not 0 <= low <= high:
             raise ValueError(f"thresholds must be 0 <= low <= high, got {(low, high)}.")
         return low, high
     check_shape("thresholds", thresholds, "B 2", B=cam.shape[0])
     check_floating("thresholds", thresholds)
     check_same_device("thresholds", thresholds, "cam", cam)
+    check_finite("thresholds", thresholds)
     first, second = thresholds.unbind(1)
     if values_are_checked(thresholds) and not bool(((first >= 0) & (first <= second)).all()):
         raise ValueError(f"thresholds must be 0 <= low <= high, got {thresholds.tolist()}.")

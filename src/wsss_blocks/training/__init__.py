@@ -1,5 +1,6 @@
 """Pieces of a training run: parameter groups, schedules, phases, saved state. Not a trainer."""
 
+from wsss_blocks.training.key_maps import ToCoCheckpoint, read_toco_checkpoint
 from wsss_blocks.training.param_groups import param_groups
 from wsss_blocks.training.phases import Phases
 from wsss_blocks.training.run_state import Stateful, load_run_state, save_run_state
@@ -10,10 +11,12 @@ __all__ = [
     "LoadReport",
     "Phases",
     "Stateful",
+    "ToCoCheckpoint",
     "load_run_state",
     "load_weights",
     "param_groups",
     "polynomial_schedule",
+    "read_toco_checkpoint",
     "save_run_state",
     "save_weights",
 ]

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -33,19 +35,26 @@ class Stateful(Protocol):
 
 
 def save_run_state(
-    directory: str | os.PathLike[str], *, step: int, stateful: Mapping[str, Stateful]
+    directory: str | os.PathLike[str],
+    *,
+    step: int,
+    stateful: Mapping[str, Stateful],
+    identity: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write all that an exact resume needs; a crash at any moment leaves the last state whole.
 
     Modules go into ``<name>.safetensors``, everything else and the random states of Python, NumPy,
-    torch and CUDA into one file, all in a new folder ``step-...`` inside ``directory``; then
-    ``latest.json`` is replaced to point to it, and only then older folders are deleted. In a
-    process group all ranks must call this: rank 0 writes, with the random states of all.
+    torch and CUDA into one file, all in a new folder ``step-...`` inside ``directory``; once these
+    are on the disk, ``latest.json`` is replaced to point to it, and only then older folders are
+    deleted. In a process group all ranks must call this: rank 0 writes, with the random states of
+    all.
 
     Args:
         directory: made if need be.
         step: number of finished steps.
         stateful: name (a file name) -> object with ``state_dict`` and ``load_state_dict``.
+        identity: what the run is, as JSON values: its preset, its class names. A run of another
+            identity cannot load the state.
 
     Raises:
         ValueError: a negative step, or a name that cannot be a file name.
@@ -74,35 +83,53 @@ def save_run_state(
         else:
             others[name] = item.state_dict()
     torch.save({"step": step, "states": others, "random": random_states}, folder / _STATE)
+    _flush(folder)
+    content = {"version": 1, "step": step, "folder": folder.name, "identity": dict(identity)}
     with replaced(folder.parent / _POINTER) as pointer:
-        pointer.write_text(json.dumps({"version": 1, "step": step, "folder": folder.name}) + "\n")
+        pointer.write_text(json.dumps(content) + "\n")
+        _flush(pointer)
     for old in folder.parent.glob("step-*"):
         if old != folder:
             shutil.rmtree(old)
+    for left in folder.parent.glob(f".{_POINTER}.*"):  # by a process killed at this very file
+        left.unlink()
 
 
-def load_run_state(directory: str | os.PathLike[str], *, stateful: Mapping[str, Stateful]) -> int:
+def load_run_state(
+    directory: str | os.PathLike[str],
+    *,
+    stateful: Mapping[str, Stateful],
+    identity: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
     """Load what :func:`save_run_state` wrote last, random states included.
 
-    Build schedulers before loading, and load after the model has moved to its device. With another
-    number of processes than at saving, the random states are left alone and a warning says so.
+    Load last: after the schedulers are built, the model has moved to its device and the data set is
+    open (even an import may draw random numbers). With another number of processes than at saving,
+    the random states are left alone and a warning says so.
 
     Args:
         directory: that of :func:`save_run_state`.
         stateful: the same names with objects of the same kind, changed in place.
+        identity: that of this run.
 
     Returns:
         The number of finished steps.
 
     Raises:
         FileNotFoundError: there is no finished state in the directory.
-        ValueError: other names than were saved, or weights that do not fit.
+        ValueError: another identity or other names than were saved, weights that do not fit, or a
+            damaged file; nothing has been loaded then but, perhaps, some of the weights.
     """
     pointer = Path(directory) / _POINTER
     if not pointer.is_file():
         raise FileNotFoundError(f"no saved run in {directory}: {_POINTER} is missing.")
-    folder = pointer.parent / json.loads(pointer.read_text())["folder"]
-    saved = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+    try:
+        content = json.loads(pointer.read_text())
+        folder = pointer.parent / content["folder"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{pointer} is damaged: {error!r}.") from error
+    _check_identity(pointer, content.get("identity", {}), json.loads(json.dumps(dict(identity))))
+    saved = _read_state(folder / _STATE)
     names = set(saved["states"]) | {path.stem for path in folder.glob("*.safetensors")}
     if names != set(stateful):
         raise ValueError(f"stateful must be {sorted(names)} as saved, got {sorted(stateful)}.")
@@ -113,6 +140,43 @@ def load_run_state(directory: str | os.PathLike[str], *, stateful: Mapping[str, 
             item.load_state_dict(saved["states"][name])
     set_random_state(saved["random"])
     return int(saved["step"])
+
+
+def _check_identity(pointer: Path, saved: dict[str, Any], own: dict[str, Any]) -> None:
+    for key in sorted(saved.keys() | own.keys()):
+        if saved.get(key) != own.get(key):
+            raise ValueError(
+                f"identity must have {key} {_shown(saved.get(key))} as in {pointer}, "
+                f"got {_shown(own.get(key))}: continue with that, or choose another directory."
+            )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 4:
+        return f"[{', '.join(map(repr, value[:3]))}, ...] ({len(value)} entries)"
+    return repr(value)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing, although {_POINTER} names it.") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path} is damaged or holds more than a run's state: {error}") from error
+    return state
+
+
+def _flush(path: Path) -> None:
+    """Push a file, or a folder with its files, to the disk: a power cut must not lose it."""
+    for entry in [*path.iterdir(), path] if path.is_dir() else [path]:
+        if entry.is_dir() and os.name == "nt":  # Windows cannot open folders
+            continue
+        descriptor = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _device_of(stateful: Mapping[str, Stateful]) -> torch.device:

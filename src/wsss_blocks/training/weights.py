@@ -76,7 +76,7 @@ def load_weights(
 
     Raises:
         ValueError: keys (if ``strict``) or shapes do not match, a prefix that no key has, two keys
-            mapped to one, or a pickle that holds more than weights.
+            mapped to one, a pickle that holds more than weights, or a damaged file.
     """
     state = _renamed(_read_weights(Path(path)), prefix_map)
     own = module.state_dict()
@@ -97,13 +97,17 @@ def load_weights(
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return dict(load_file(path))
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path} cannot be read as safetensors: {error}.") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} must hold weights only: {error}") from error
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} must hold weights only, and whole: {error}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

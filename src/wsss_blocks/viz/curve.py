@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from wsss_blocks._files import replaced
 from wsss_blocks._optional import require
+from wsss_blocks._validate import check_number, check_sequence
 
 __all__ = ["curve_figure"]
 
@@ -31,6 +34,7 @@ def curve_figure(
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: there is no series, or x and y differ in length.
+        TypeError: x or y is not a sequence of numbers.
 
     Example:
         >>> import tempfile
@@ -46,6 +50,11 @@ def curve_figure(
     if not series:
         raise ValueError("series must hold at least one line, got none.")
     for name, (x, y) in series.items():
+        check_sequence(f"series[{name!r}]", x)
+        check_sequence(f"series[{name!r}]", y)
+        for value in (*x, *y):
+            if not isinstance(value, Tensor):
+                check_number(f"series[{name!r}]", value)
         if len(x) != len(y) or not len(x):
             raise ValueError(
                 f"series[{name!r}] must hold as many x as y values, got {len(x)} and {len(y)}."

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from wsss_blocks._files import replaced
 from wsss_blocks._optional import require
-from wsss_blocks._validate import check_shape
+from wsss_blocks._validate import check_int
+from wsss_blocks.viz._checks import Color, check_grid
 
 __all__ = ["figure_grid"]
-
-Color = Sequence[int]
 
 _GAP = 6
 _TEXT = 14
@@ -45,7 +44,9 @@ def figure_grid(
 
     Raises:
         ImportError: pillow is not installed.
-        ValueError: an image has another shape, or titles, labels or captions do not fit the rows.
+        ValueError: an image has another shape or is not finite, or titles, labels, captions or
+            colours do not fit.
+        TypeError: an image is not floating point, or a text is none.
 
     Example:
         >>> import tempfile, torch
@@ -56,7 +57,8 @@ def figure_grid(
         ...     path.read_bytes()[1:4]
         b'PNG'
     """
-    _check(rows, titles, row_labels, captions)
+    check_int("cell", cell, least=1)
+    check_grid(rows, titles, row_labels, captions, legend)
     pil = _Pillow()
     cells = [[None if x is None else _fit(x, cell) for x in row] for row in rows]
     columns = max(len(row) for row in cells)
@@ -154,24 +156,3 @@ def _fit(image: Tensor, cell: int) -> Tensor:
     if longest > cell:
         return F.interpolate(batch, size=size, mode="bilinear", antialias=True)[0]
     return F.interpolate(batch, size=size, mode="nearest-exact")[0]
-
-
-def _check(
-    rows: Sequence[Sequence[Tensor | None]],
-    titles: Sequence[str] | None,
-    row_labels: Sequence[str] | None,
-    captions: Sequence[Sequence[str]] | None,
-) -> None:
-    if not rows or not any(rows):
-        raise ValueError("rows must hold at least one image, got none.")
-    for row in rows:
-        for image in row:
-            if image is not None:
-                check_shape("rows", image, "3 H W")
-    columns = max(len(row) for row in rows)
-    if titles is not None and len(titles) != columns:
-        raise ValueError(f"titles must have {columns} entries, got {len(titles)}.")
-    if row_labels is not None and len(row_labels) != len(rows):
-        raise ValueError(f"row_labels must have {len(rows)} entries, got {len(row_labels)}.")
-    if captions is not None and list(map(len, captions)) != list(map(len, rows)):
-        raise ValueError("captions must have one entry per image of rows.")

@@ -3,7 +3,13 @@
 from torch import Tensor
 
 from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import check_floating, check_shape
+from wsss_blocks._validate import (
+    check_finite,
+    check_floating,
+    check_fraction,
+    check_same_device,
+    check_shape,
+)
 from wsss_blocks.viz.palette import colorize, heat_colors
 
 __all__ = ["overlay_heatmap", "overlay_mask"]
@@ -25,7 +31,8 @@ def overlay_mask(
 
     Raises:
         TypeError: ``image`` is not floating point or ``mask`` not integer.
-        ValueError: a shape is wrong, ``alpha`` is outside [0, 1], or an id has no colour.
+        ValueError: a shape or device is wrong, ``image`` is not finite, ``alpha`` is outside
+            [0, 1], or an id has no colour.
 
     Example:
         >>> import torch
@@ -34,6 +41,7 @@ def overlay_mask(
     """
     _check_image(image, alpha)
     check_shape("mask", mask, "H W", H=image.shape[1], W=image.shape[2])
+    check_same_device("mask", mask, "image", image)
     return _blend(image, colorize(mask, palette=palette), alpha * (mask != 0))
 
 
@@ -50,7 +58,8 @@ def overlay_heatmap(image: Tensor, heat: Tensor, *, alpha: float = 0.6) -> Tenso
 
     Raises:
         TypeError: an argument is not floating point.
-        ValueError: a shape is wrong or ``alpha`` is outside [0, 1].
+        ValueError: a shape or device is wrong, ``image`` is not finite, or ``alpha`` is outside
+            [0, 1].
 
     Example:
         >>> import torch
@@ -60,6 +69,7 @@ def overlay_heatmap(image: Tensor, heat: Tensor, *, alpha: float = 0.6) -> Tenso
     _check_image(image, alpha)
     check_shape("heat", heat, "H W", H=image.shape[1], W=image.shape[2])
     check_floating("heat", heat)
+    check_same_device("heat", heat, "image", image)
     luma = at_least_float32(image) * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]
     return _blend(luma.sum(0).expand(3, -1, -1), heat_colors(heat), alpha)
 
@@ -67,8 +77,8 @@ def overlay_heatmap(image: Tensor, heat: Tensor, *, alpha: float = 0.6) -> Tenso
 def _check_image(image: Tensor, alpha: float) -> None:
     check_shape("image", image, "3 H W")
     check_floating("image", image)
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1], got {alpha}.")
+    check_finite("image", image)
+    check_fraction("alpha", alpha)
 
 
 def _blend(image: Tensor, colors: Tensor, alpha: float | Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import check_integer
+from wsss_blocks._validate import check_integer, check_shape, check_tensor
 from wsss_blocks.data.names import voc_palette
 
 __all__ = ["colorize", "heat_colors"]
@@ -23,8 +23,8 @@ def colorize(mask: Tensor, *, palette: Tensor | None = None) -> Tensor:
         ``(..., 3, H, W)`` float32 in [0, 1].
 
     Raises:
-        TypeError: ``mask`` does not hold integers.
-        ValueError: an id has no colour.
+        TypeError: ``mask`` or ``palette`` does not hold integers.
+        ValueError: a shape is wrong, or an id has no colour.
 
     Example:
         >>> import torch
@@ -32,6 +32,11 @@ def colorize(mask: Tensor, *, palette: Tensor | None = None) -> Tensor:
         torch.Size([3, 1, 2])
     """
     check_integer("mask", mask)
+    if mask.ndim < 2:
+        raise ValueError(f"mask must have shape (..., H, W), got {tuple(mask.shape)}.")
+    if palette is not None:
+        check_shape("palette", palette, "n 3")
+        check_integer("palette", palette)
     colors = (voc_palette() if palette is None else palette).to(mask.device)
     if mask.numel() and not 0 <= int(mask.min()) <= int(mask.max()) < len(colors):
         raise ValueError(
@@ -56,11 +61,20 @@ def heat_colors(heat: Tensor) -> Tensor:
     Returns:
         ``(..., 3, H, W)`` float32 in [0, 1].
 
+    Raises:
+        TypeError: ``heat`` is not a tensor of real numbers.
+        ValueError: ``heat`` has fewer than two axes.
+
     Example:
         >>> import torch
         >>> heat_colors(torch.rand(2, 4, 6)).shape
         torch.Size([2, 3, 4, 6])
     """
+    check_tensor("heat", heat)
+    if heat.ndim < 2:
+        raise ValueError(f"heat must have shape (..., H, W), got {tuple(heat.shape)}.")
+    if heat.is_complex():
+        raise TypeError(f"heat must hold real numbers, got {heat.dtype}.")
     table = _heat_table().to(heat.device)
     level = at_least_float32(heat).nan_to_num(0.0).clamp(0, 1) * (len(table) - 1)
     return table[level.round().long()].movedim(-1, -3)

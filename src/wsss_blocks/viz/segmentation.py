@@ -7,15 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_blocks._validate import check_shape
+from wsss_blocks._validate import check_int, check_labels, check_sequence, check_shape
 from wsss_blocks.cam.normalize import normalize_cam
 from wsss_blocks.data.names import voc_palette
+from wsss_blocks.viz._checks import Images, check_batch, check_texts
 from wsss_blocks.viz.grid import figure_grid
 from wsss_blocks.viz.overlay import overlay_heatmap, overlay_mask
 
 __all__ = ["segmentation_figure"]
-
-Images = Tensor | Sequence[Tensor]
 
 
 def segmentation_figure(
@@ -52,7 +51,9 @@ def segmentation_figure(
 
     Raises:
         ImportError: pillow is not installed.
-        ValueError: a shape is wrong, or ``names`` has another length than K + 1.
+        ValueError: a shape or id is wrong, images or ``cam`` are not finite, or ``names`` has
+            another length than K + 1.
+        TypeError: a dtype is wrong.
 
     Example:
         >>> import tempfile, torch
@@ -67,7 +68,15 @@ def segmentation_figure(
         ...         truth=torch.randint(0, 3, (2, 32, 32)),
         ...     )
     """
+    check_sequence("names", names)
+    check_sequence("images", images)
     check_shape("labels", labels, "B K", B=len(images), K=len(names) - 1)
+    check_labels(labels, batch=len(images), num_classes=len(names) - 1, device=labels.device)
+    if labels.is_meta:
+        raise ValueError("labels must hold data, got a tensor on the meta device.")
+    check_texts("names", names, len(names))
+    check_int("cell", cell, least=1)
+    check_int("ignore_index", ignore_index)
     colors = voc_palette() if palette is None else palette
     masks = {
         title: mask
@@ -78,6 +87,14 @@ def segmentation_figure(
         )
         if mask is not None
     }
+    check_batch("images", images, "3 H W", images)
+    check_batch("cam", cam, "K h w", images, K=len(names) - 1)
+    for name, batch in (
+        ("pseudo_label", pseudo_label),
+        ("prediction", prediction),
+        ("truth", truth),
+    ):
+        check_batch(name, batch, "H W", images)
     rows, shown = [], {0}
     for i, image in enumerate(images):
         row = [image]

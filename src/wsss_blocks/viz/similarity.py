@@ -1,12 +1,22 @@
 """Similarity of image patches to texts, one map per text (DIAL, ECCV 2024, suppl. Figs. 7-10)."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_blocks._validate import check_floating, check_shape
+from wsss_blocks._validate import (
+    check_finite,
+    check_floating,
+    check_int,
+    check_number,
+    check_same_device,
+    check_sequence,
+    check_shape,
+)
+from wsss_blocks.viz._checks import check_texts
 from wsss_blocks.viz.grid import figure_grid
 from wsss_blocks.viz.overlay import overlay_heatmap
 from wsss_blocks.viz.palette import heat_colors
@@ -46,8 +56,8 @@ def similarity_figure(
 
     Raises:
         ImportError: pillow is not installed.
-        TypeError: ``similarity`` is not floating point.
-        ValueError: a shape is wrong or ``limits`` do not ascend.
+        TypeError: ``images`` or ``similarity`` are not floating point.
+        ValueError: a shape is wrong, values are not finite, or ``limits`` do not ascend.
 
     Example:
         >>> import tempfile, torch
@@ -60,15 +70,27 @@ def similarity_figure(
         ...     )
     """
     check_shape("images", images, "B 3 H W")
+    check_floating("images", images)
+    check_finite("images", images)
+    check_sequence("names", names)
+    check_texts("names", names, len(names))
+    check_int("cell", cell, least=1)
     check_shape("similarity", similarity, "B M h w", B=len(images), M=len(names))
     check_floating("similarity", similarity)
+    check_finite("similarity", similarity)
+    check_same_device("similarity", similarity, "images", images)
     scores = similarity.detach().float()
     if limits is None:
         low, high = float(scores.min()), float(scores.max())
         high = high if high > low else low + 1
     else:
+        check_sequence("limits", limits)
+        if len(limits) != 2:
+            raise ValueError(f"limits must be (low, high), got {limits!r}.")
+        check_number("limits", limits[0])
+        check_number("limits", limits[1])
         low, high = limits
-    if not low < high:
+    if not -math.inf < low < high < math.inf:
         raise ValueError(f"limits must ascend, got {limits}.")
     size = (images.shape[2], images.shape[3])
     large = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,145 @@
+"""What surrounds the few lines that are a method: steps with batches, log, checkpoints."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wsss_blocks._optional import require
+from wsss_blocks.cli.run import RunConfig
+from wsss_blocks.data import Resize, compute_maps, step_loader, training_transform
+from wsss_blocks.data.sample import SampleSource
+from wsss_blocks.distributed import sum_over_ranks, world_size
+from wsss_blocks.training import Stateful, load_run_state, save_run_state
+
+__all__ = ["Checkpoints", "TrainingSteps"]
+
+
+class TrainingSteps:
+    """Iterate over ``(step, micro-batches)``, from 1 to ``cfg.steps``, with a progress bar.
+
+    The micro-batches of a step are ``cfg.accumulate`` dictionaries with ``image``, ``labels``,
+    ``box`` and what ``cache`` made, on the device of the accelerator. They depend on seed
+    and step alone.
+
+    Args:
+        cfg: of the run.
+        dataset: labelled samples.
+        accelerator: of :func:`start_run`.
+        start: number of steps that are done.
+        cache: name -> what a frozen network makes of images ``(1, 3, size, size)``: it runs once
+            over all of them now, and its maps follow the mirroring and cropping of each image.
+
+    Example:
+        >>> from wsss_blocks.cli import open_data, start_run
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cfg = RunConfig(steps=2, batch_size=3, accumulate=2, output=Path(folder), size=32)
+        ...     steps = TrainingSteps(cfg, open_data(cfg, "train"), start_run(cfg))
+        ...     [(step, len(group), tuple(group[0]["image"].shape)) for step, group in steps]
+        [(1, 2, (3, 3, 32, 32)), (2, 2, (3, 3, 32, 32))]
+    """
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        dataset: SampleSource,
+        accelerator: Any,
+        *,
+        start: int = 0,
+        cache: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({}),
+    ) -> None:
+        self.cfg, self.accelerator, self.start, self.step = cfg, accelerator, start, start
+        transform = training_transform(
+            cfg.size, scale=cfg.scale, flip=cfg.flip, colour=cfg.colour, square=cfg.square
+        )
+        whole, device = Resize((cfg.size, cfg.size)), accelerator.device
+        maps = {name: compute_maps(fn, dataset, whole, device=device) for name, fn in cache.items()}
+        self.loader = step_loader(
+            dataset,
+            transform,
+            batch_size=cfg.batch_size,
+            steps=cfg.steps * cfg.accumulate,
+            start=start * cfg.accumulate,
+            seed=cfg.seed,
+            workers=cfg.workers,
+            maps=maps or None,
+        )
+        progress = require("tqdm", extra="examples", what="an example")
+        quiet = not accelerator.is_main_process
+        self.bar = progress.tqdm(initial=start, total=cfg.steps, disable=quiet)
+
+    def __iter__(self) -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
+        batches = iter(self.loader)
+        for step in range(self.start + 1, self.cfg.steps + 1):
+            self.step = step
+            yield step, [self._moved(next(batches)) for _ in range(self.cfg.accumulate)]
+            self.bar.update()
+        self.bar.close()
+
+    def synchronised(self, model: torch.nn.Module, micro: int) -> AbstractContextManager[None]:
+        """Let processes exchange gradients in the last micro-batch of a step only."""
+        if micro == self.cfg.accumulate - 1:
+            return nullcontext()
+        skipped: AbstractContextManager[None] = self.accelerator.no_sync(model)
+        return skipped
+
+    def log(self, shares: Sequence[Mapping[str, Tensor]]) -> None:
+        """Log and show the losses of this step, every ``cfg.log_every`` steps.
+
+        Args:
+            shares: the named losses of each micro-batch, as their share in those of the step; the
+                mean over processes is logged, beside the sum of all as ``loss``.
+        """
+        if self.step % self.cfg.log_every:
+            return
+        rows = [torch.stack(list(share.values())).detach().float() for share in shares]
+        means = sum_over_ranks(torch.stack(rows).sum(0)) / world_size()
+        values = dict(zip(shares[0], means.tolist(), strict=True))
+        self.accelerator.log({"loss": sum(values.values()), **values}, step=self.step)
+        self.bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+
+    def _moved(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        found = {key: batch[key] for key in ("image", "labels", "box")} | batch.get("maps", {})
+        return {key: value.to(self.accelerator.device) for key, value in found.items()}
+
+
+class Checkpoints:
+    """Keep the newest state of a run in ``OUTPUT/checkpoint``, for an exact resume.
+
+    Args:
+        cfg: of the run.
+        accelerator: of :func:`start_run`; the state of its loss scaling is kept, too.
+        stateful: what has a state: see :func:`wsss_blocks.training.save_run_state`.
+        names: class names; a run of other classes, or of another preset, is refused.
+    """
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        accelerator: Any,
+        stateful: Mapping[str, Stateful],
+        *,
+        names: Sequence[str],
+    ) -> None:
+        scaler = {"scaler": accelerator.scaler} if accelerator.scaler else {}
+        self.cfg, self.stateful = cfg, dict(stateful) | scaler
+        self.folder = cfg.output / "checkpoint"
+        self.identity = {"preset": cfg.preset, "names": list(names)}
+
+    def resume(self) -> int:
+        """Return the number of finished steps, 0 without ``--resume`` or without a checkpoint."""
+        if not (self.cfg.resume and (self.folder / "latest.json").exists()):
+            return 0
+        return load_run_state(self.folder, stateful=self.stateful, identity=self.identity)
+
+    def save(self, step: int) -> bool:
+        """Write a checkpoint every ``cfg.save_every`` steps and after the last; tell whether."""
+        due = step % self.cfg.save_every == 0 or step == self.cfg.steps
+        if due:
+            save_run_state(self.folder, step=step, stateful=self.stateful, identity=self.identity)
+        return due

@@ -1,0 +1,95 @@
+"""The figures that show what patches have in common with texts."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsss_blocks.backbones import TextBank
+from wsss_blocks.data.sample import SampleSource
+from wsss_blocks.viz import similarity_figure
+
+__all__ = ["draw_similarity"]
+
+
+def draw_similarity(
+    path: Path,
+    similarity: Callable[[Tensor, Tensor], Tensor],
+    samples: SampleSource,
+    bank: TextBank,
+    *,
+    outside: Mapping[str, Tensor | None] = MappingProxyType({}),
+    images: int = 4,
+    columns: int = 6,
+    side: int = 224,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Draw the similarity of each patch to the texts of classes, background and other prompts.
+
+    One row per image, spread over the samples; one column per class that these images show, most
+    frequent first, then the background texts and the prompts outside the classes. All on one
+    colour scale.
+
+    Reference:
+        "DIAL: Dense Image-text ALignment for Weakly Supervised Semantic Segmentation", supplement
+        Figs. 7, 9 and 10, https://arxiv.org/abs/2409.15801
+
+    Args:
+        path: PNG file to write.
+        similarity: images ``(1, 3, H, W)``, texts ``(M, D)`` -> ``(1, M, h, w)``.
+        samples: with ``image`` and ``labels``.
+        bank: texts of the classes, in the order of the labels, and of the background.
+        outside: prompts that no image was labelled with -> text ``(D,)``, or None where it is not
+            to be had.
+        images: how many are drawn.
+        columns: at most so many classes.
+        side: images are drawn as squares of this side.
+        device: where ``similarity`` wants its arguments.
+
+    Raises:
+        ImportError: pillow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from wsss_blocks.data import Scenes
+        >>> scenes = Scenes(size=2)
+        >>> bank = TextBank.stand_in(scenes.names, dim=16, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     draw_similarity(
+        ...         Path(folder) / "similarity.png",
+        ...         lambda image, rows: image.mean(1, keepdim=True) * rows.sum(1)[:, None, None],
+        ...         scenes,
+        ...         bank,
+        ...         outside={"a letter": torch.ones(16)},
+        ...         side=48,
+        ...     )
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['similarity.png']
+    """
+    stride = max(1, len(samples) // images)
+    chosen = [samples[i] for i in range(0, len(samples), stride)[:images]]
+    counts = torch.stack([sample["labels"] for sample in chosen]).sum(0)
+    shown = counts.argsort(descending=True, stable=True)[: max(1, int((counts > 0).sum()))]
+    texts = {bank.names[k]: bank.classes[k] for k in shown.tolist()[:columns]}
+    for i, row in enumerate(bank.background):
+        texts["background" if len(bank.background) == 1 else f"background {i}"] = row
+    texts |= {f"{name} (outside)": row for name, row in outside.items() if row is not None}
+    rows = torch.stack([row.to(device) for row in texts.values()])
+    with torch.no_grad():
+        scores = [similarity(s["image"][None].to(device), rows).float().cpu() for s in chosen]
+    pictures = [_square(s["image"][None], side) for s in chosen]
+    maps = [_square(score, side) for score in scores]
+    similarity_figure(
+        torch.cat(pictures),
+        torch.cat(maps),
+        path=path,
+        names=list(texts),
+        row_labels=[str(s["id"]) for s in chosen],
+    )
+
+
+def _square(x: Tensor, side: int) -> Tensor:
+    return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)

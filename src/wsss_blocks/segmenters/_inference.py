@@ -1,0 +1,42 @@
+"""From a module and its logits to one mask."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["evaluating", "resized", "winners"]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode, and afterwards each part back to the mode it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize bilinearly."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def winners(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the class ``(*size)`` of the largest of resized logits ``(1, C, h, w)``, C <= 256.
+
+    One class is resized at a time: for a photo of 12 megapixels and 81 classes, all of them would
+    be 4 GB, and on a CPU that takes twice as long.
+    """
+    best = logits.new_full(size, -torch.inf)
+    winner = torch.zeros(size, dtype=torch.uint8, device=logits.device)
+    for index in range(logits.shape[1]):
+        scores = resized(logits[:, index : index + 1], size)[0, 0]
+        winner.masked_fill_(scores > best, index)
+        torch.maximum(best, scores, out=best)
+    return winner.long()

@@ -1,0 +1,88 @@
+"""Checks that the figures share."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from wsss_blocks._validate import (
+    check_finite,
+    check_floating,
+    check_integer,
+    check_mask_values,
+    check_same_device,
+    check_sequence,
+    check_shape,
+)
+
+__all__ = ["Color", "Images", "check_batch", "check_grid", "check_texts"]
+
+Color = Sequence[int]
+Images = Tensor | Sequence[Tensor]
+
+
+def check_grid(
+    rows: Sequence[Sequence[Tensor | None]],
+    titles: Sequence[str] | None,
+    row_labels: Sequence[str] | None,
+    captions: Sequence[Sequence[str]] | None,
+    legend: Mapping[str, Color] | None,
+) -> None:
+    """Raise unless rows of finite images have texts and colours that fit."""
+    if not rows or not any(rows):
+        raise ValueError("rows must hold at least one image, got none.")
+    for row in rows:
+        for image in row:
+            if image is not None:
+                check_shape("rows", image, "3 H W")
+                check_floating("rows", image)
+                check_finite("rows", image)
+    columns = max(len(row) for row in rows)
+    check_texts("titles", titles, columns)
+    check_texts("row_labels", row_labels, len(rows))
+    if captions is not None:
+        check_sequence("captions", captions)
+        for texts in captions:
+            check_sequence("captions", texts)
+        if list(map(len, captions)) != list(map(len, rows)):
+            raise ValueError(f"captions must have one entry per image of rows, got {captions!r}.")
+        for texts in captions:
+            check_texts("captions", texts, len(texts))
+    if legend is not None and not isinstance(legend, Mapping):
+        raise TypeError(f"legend must be a mapping from names to colours, got {legend!r}.")
+    for color in (legend or {}).values():
+        check_sequence("legend", color)
+        if len(color) != 3 or not all(isinstance(level, int) for level in color):
+            raise ValueError(f"legend must hold three whole numbers per colour, got {color!r}.")
+
+
+def check_texts(name: str, texts: Sequence[str] | None, count: int) -> None:
+    """Raise unless ``texts`` is None or ``count`` strings."""
+    if texts is None:
+        return
+    check_sequence(name, texts)
+    if len(texts) != count:
+        raise ValueError(f"{name} must have {count} entries, got {len(texts)}.")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must hold strings, got {text!r}.")
+
+
+def check_batch(name: str, batch: Images | None, axes: str, images: Images, **sizes: int) -> None:
+    """Raise unless ``batch`` is None or holds maps or masks that fit the images."""
+    if batch is None:
+        return
+    check_sequence(name, batch)
+    if len(batch) != len(images):
+        raise ValueError(f"{name} must have {len(images)} entries, got {len(batch)}.")
+    for x, image in zip(batch, images, strict=True):
+        if axes == "H W":
+            check_shape(name, x, axes, H=image.shape[1], W=image.shape[2])
+            check_integer(name, x)
+            check_same_device(name, x, "images", image)
+            check_mask_values(name, x, num_classes=256, ignore_index=255)
+        else:
+            check_shape(name, x, axes, **sizes)
+            check_floating(name, x)
+            check_finite(name, x)
+        if x.is_meta:
+            raise ValueError(f"{name} must hold data, got tensors on the meta device.")

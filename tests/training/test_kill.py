@@ -1,0 +1,38 @@
+"""A run that is killed anywhere goes on to the very bits of the run that was left alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import kill_points
+import pytest
+
+TESTS = Path(kill_points.__file__).parent
+
+
+def storm(*options: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "kill_points.py"), *options],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("run", list(kill_points.RUNS))
+def test_killed_runs_end_in_the_same_bits(run):
+    # Two random steps and two random operations of saving, with 0 and 2 workers in turn.
+    found = storm("--run", run, "--steps", "2", "--saves", "2", "--seed", "7")
+    assert set(found["results"].values()) == {"exact"}, found
+    assert len(found["results"]) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_comparison_notices_what_a_resume_forgets():
+    found = storm("--steps", "1", "--saves", "0", "--forget", "random")
+    assert set(found["results"].values()) == {"differs"}
+    found = storm("--steps", "1", "--saves", "0", "--forget", "identity")
+    assert set(found["results"].values()) == {"did not resume (exit 1)"}
