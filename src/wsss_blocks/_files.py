@@ -12,6 +12,8 @@ __all__ = ["replaced"]
 def replaced(path: Path | str) -> Iterator[Path]:
     """Yield a temporary name beside ``path``, renamed when the block ends well, else removed."""
     path = Path(path)
+    if path.exists() and not path.is_file():  # a folder, or a device such as /dev/null
+        raise ValueError(f"{path} must be a file, or not exist yet: it cannot be replaced.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,9 +1,13 @@
 """Draw Python numbers from a torch generator."""
 
+import math
+
 import torch
 from torch import Generator
 
-__all__ = ["check_probability", "check_range", "uniform", "whole"]
+from wsss_blocks._validate import check_fraction, check_int, check_number, check_sequence
+
+__all__ = ["check_pair", "check_probability", "check_range", "check_sides", "uniform", "whole"]
 
 
 def uniform(low: float, high: float, generator: Generator) -> float:
@@ -18,11 +22,30 @@ def whole(low: int, high: int, generator: Generator) -> int:
 
 def check_probability(p: float) -> None:
     """Raise unless ``p`` lies in ``[0, 1]``."""
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must be in [0, 1], got {p}.")
+    check_fraction("p", p)
 
 
-def check_range(low: float, high: float) -> None:
-    """Raise unless ``0 < low <= high``."""
-    if not 0 < low <= high:
-        raise ValueError(f"low and high must be 0 < low <= high, got {low} and {high}.")
+def check_range(low: float, high: float, *, name: str = "low and high") -> None:
+    """Raise unless ``0 < low <= high``, both finite."""
+    check_number(name, low)
+    check_number(name, high)
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"{name} must be 0 < low <= high, got {low} and {high}.")
+
+
+def check_sides(size: tuple[int, int]) -> tuple[int, int]:
+    """Return a size that is two whole numbers; raise for others."""
+    check_sequence("size", size)
+    if len(size) != 2:
+        raise ValueError(f"size must be (height, width), got {size!r}.")
+    for side in size:
+        check_int("size", side)
+    return size
+
+
+def check_pair(name: str, pair: tuple[float, float]) -> None:
+    """Raise unless ``pair`` is a range ``(low, high)`` of positive numbers."""
+    check_sequence(name, pair)
+    if len(pair) != 2:
+        raise ValueError(f"{name} must be (low, high), got {pair!r}.")
+    check_range(*pair, name=name)

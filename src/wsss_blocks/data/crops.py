@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Generator
 
-from wsss_blocks._validate import check_positive
-from wsss_blocks.data._random import check_range, uniform, whole
+from wsss_blocks._validate import check_fraction, check_positive
+from wsss_blocks.data._random import check_pair, check_sides, uniform, whole
 from wsss_blocks.data._steps import Size, crop, resize
 from wsss_blocks.data.sample import Sample
 
@@ -32,6 +32,7 @@ class RandomCrop:
     """
 
     def __init__(self, size: int | Size, *, fill: float = 0.0) -> None:
+        check_fraction("fill", fill)
         self.size, self.fill = _pair(size), fill
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
@@ -63,6 +64,7 @@ class CenterCrop:
     """
 
     def __init__(self, size: int | Size, *, fill: float = 0.0) -> None:
+        check_fraction("fill", fill)
         self.size, self.fill = _pair(size), fill
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
@@ -103,8 +105,8 @@ class RandomResizedCrop:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
     ) -> None:
         self.size, self.scale, self.ratio = _pair(size), scale, ratio
-        check_range(*scale)
-        check_range(*ratio)
+        check_pair("scale", scale)
+        check_pair("ratio", ratio)
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
         """Draw a window, cut and resize."""
@@ -126,7 +128,7 @@ class RandomResizedCrop:
 
 
 def _pair(size: int | Size) -> Size:
-    pair = (size, size) if isinstance(size, int) else size
+    pair = check_sides((size, size) if isinstance(size, int) else size)
     for side in pair:
         check_positive("size", side)
     return pair

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsss_blocks._validate import check_choice, check_shape
+from wsss_blocks._validate import (
+    check_choice,
+    check_finite,
+    check_floating,
+    check_int,
+    check_number,
+    check_same_device,
+    check_shape,
+    check_size,
+)
 
 __all__ = ["Geometry", "replay"]
 
@@ -44,6 +53,7 @@ class Geometry(NamedTuple):
     @classmethod
     def identity(cls, size: tuple[int, int]) -> "Geometry":
         """Return the geometry of an untouched image of ``size`` (height, width)."""
+        check_size("size", size)
         return cls(torch.eye(2, 3), torch.tensor(size), torch.tensor(size))
 
     def then(self, step: Tensor, size: tuple[int, int]) -> "Geometry":
@@ -65,6 +75,7 @@ class Geometry(NamedTuple):
 
     def resize(self, size: tuple[int, int]) -> "Geometry":
         """Append a resize to ``size`` (height, width)."""
+        check_size("size", size)
         (h, w), (new_h, new_w) = self.size.tolist(), size
         sy, sx = h / new_h, w / new_w
         step = [[sx, 0.0, 0.5 * sx - 0.5], [0.0, sy, 0.5 * sy - 0.5]]
@@ -78,6 +89,9 @@ class Geometry(NamedTuple):
 
     def crop(self, top: int, left: int, size: tuple[int, int]) -> "Geometry":
         """Append a crop whose corner is pixel ``(top, left)``; a negative corner is padding."""
+        check_int("top", top)
+        check_int("left", left)
+        check_size("size", size)
         return self.then(torch.tensor([[1.0, 0.0, float(left)], [0.0, 1.0, float(top)]]), size)
 
 
@@ -125,6 +139,14 @@ def replay(
     check_choice("mode", mode, ("bilinear", "nearest"))
     if mode == "bilinear" and not map.is_floating_point():
         raise TypeError(f"map must be floating-point for mode='bilinear', got {map.dtype}.")
+    check_floating("geometry.matrix", geometry.matrix)
+    check_finite("geometry.matrix", geometry.matrix)
+    check_same_device("map", map, "geometry.matrix", geometry.matrix)
+    check_size("size", size, optional=True)
+    check_number("fill", fill)
+    if map.is_complex():
+        raise TypeError(f"map must hold real numbers, got {map.dtype}.")
+    check_finite("map", map)
     source_h, source_w = geometry.source_size.tolist()
     output_h, output_w = geometry.size.tolist()
     height, width = size or (output_h, output_w)

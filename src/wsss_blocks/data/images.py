@@ -118,6 +118,10 @@ def write_mask(path: str | Path, mask: Tensor | NDArray[np.uint8]) -> None:
         ...     read_mask(f"{folder}/mask.png").tolist()
         [[0, 1, 255]]
     """
+    if not isinstance(mask, Tensor | np.ndarray):
+        raise TypeError(f"mask must be a tensor or an array, got {type(mask).__name__}.")
+    if isinstance(mask, Tensor) and mask.dtype == torch.bfloat16:  # numpy has none
+        raise TypeError(f"mask must hold integers, got {mask.dtype}.")
     ids = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask
     if ids.ndim != 2 or not ids.size:
         raise ValueError(f"mask must have shape (H, W), got {ids.shape}.")

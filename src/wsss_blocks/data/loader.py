@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from wsss_blocks._validate import check_int
 from wsss_blocks.data.maps import WithMaps
 from wsss_blocks.data.sample import SampleSource, Transform, collate
 from wsss_blocks.data.sampling import Augmented, StepSampler
@@ -54,6 +55,7 @@ def step_loader(
         >>> [tuple(batch["image"].shape) for batch in loader]
         [(2, 3, 96, 96), (2, 3, 96, 96)]
     """
+    check_int("workers", workers, least=0)
     sampler = StepSampler(
         len(dataset),
         batch_size=batch_size,

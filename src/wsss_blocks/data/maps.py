@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wsss_blocks._validate import check_floating, check_shape
 from wsss_blocks.data.geometry import replay
 from wsss_blocks.data.sample import Sample, SampleSource, Transform
 from wsss_blocks.data.sampling import Augmented
@@ -39,6 +40,8 @@ def compute_maps(
         >>> len(maps), tuple(maps[0].shape), maps[0].dtype
         (2, (3, 8, 8), torch.float16)
     """
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}.")
     generator, found = torch.Generator(), []
     with torch.no_grad():
         for index in range(len(dataset)):
@@ -88,6 +91,8 @@ class WithMaps(Dataset[Sample]):
         sample["maps"], sample["valid"] = {}, {}
         for name, cached in self.maps.items():
             source = cached[key[0]]
+            check_shape("map", source, "C h w")
+            check_floating("map", source)
             size = (source.shape[-2], source.shape[-1])
             moved, valid = replay(source.float(), sample["geometry"], size=size)
             sample["maps"][name], sample["valid"][name] = moved, valid

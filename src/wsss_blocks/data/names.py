@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from wsss_blocks._validate import check_int
+
 __all__ = ["COCO_NAMES", "DIGIT_NAMES", "VOC_NAMES", "VOC_SPOKEN_NAMES", "voc_palette"]
 
 VOC_NAMES = (
@@ -72,6 +74,7 @@ def voc_palette(n: int = 256) -> Tensor:
         >>> voc_palette()[[0, 1, 15, 255]].tolist()
         [[0, 0, 0], [128, 0, 0], [192, 128, 128], [224, 224, 192]]
     """
+    check_int("n", n)
     if not 1 <= n <= 256:
         raise ValueError(f"n must be in [1, 256], got {n}.")
     ids = torch.arange(n)[:, None]

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from wsss_blocks._validate import check_number
 from wsss_blocks.data._random import check_probability, check_range, uniform
 from wsss_blocks.data.sample import Sample
 
@@ -48,7 +49,16 @@ class ColorJitter:
         p: float = 0.8,
     ) -> None:
         check_probability(p)
-        if min(brightness, contrast, saturation, hue) < 0 or hue > 0.5:
+        for name, value in (
+            ("brightness", brightness),
+            ("contrast", contrast),
+            ("saturation", saturation),
+            ("hue", hue),
+        ):
+            check_number(name, value)
+            if value == math.inf:
+                raise ValueError(f"{name} must be finite, got {value}.")
+        if not min(brightness, contrast, saturation, hue) >= 0 or not hue <= 0.5:
             raise ValueError(
                 "brightness, contrast and saturation must be >= 0 and hue in [0, 0.5], got "
                 f"{brightness}, {contrast}, {saturation}, {hue}."

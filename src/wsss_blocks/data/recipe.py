@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from wsss_blocks._validate import check_choice
+from wsss_blocks._validate import check_choice, check_int
+from wsss_blocks.data._random import check_pair
 from wsss_blocks.data.crops import RandomCrop
 from wsss_blocks.data.photometric import (
     ChannelPermutation,
@@ -61,6 +62,8 @@ def training_transform(
         (3, 64, 64)
     """
     check_choice("colour", colour, ("photometric", "permute", "none"))
+    check_int("size", size, least=1)
+    check_pair("scale", scale)
     steps: list[Transform] = [Resize((size, size))] if square else []
     if scale != (1.0, 1.0):
         steps.append(RandomScale(*scale))

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypedDict
 import torch
 from torch import Generator, Tensor
 
+from wsss_blocks._validate import check_finite, check_floating, check_labels, check_shape
 from wsss_blocks.data.geometry import Geometry
 
 __all__ = ["Sample", "SampleSource", "Transform", "collate", "new_sample"]
@@ -60,10 +61,17 @@ def new_sample(image: Tensor, *, id: str, labels: Tensor | None = None) -> Sampl
     Returns:
         A sample with ``id, image, box, geometry`` and, if given, ``labels``.
 
+    Raises:
+        ValueError: a shape or device is wrong, or ``image`` is not finite.
+        TypeError: ``image`` is not floating-point, or ``labels`` not a tensor of numbers.
+
     Example:
         >>> new_sample(torch.zeros(3, 4, 6), id="a")["box"].tolist()
         [0, 0, 4, 6]
     """
+    check_shape("image", image, "3 H W")
+    check_floating("image", image)
+    check_finite("image", image)
     height, width = image.shape[-2:]
     sample = Sample(
         id=id,
@@ -72,6 +80,8 @@ def new_sample(image: Tensor, *, id: str, labels: Tensor | None = None) -> Sampl
         geometry=Geometry.identity((height, width)),
     )
     if labels is not None:
+        check_shape("labels", labels, "K")
+        check_labels(labels[None], batch=1, num_classes=len(labels), device=image.device)
         sample["labels"] = labels
     return sample
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from wsss_blocks._validate import check_int
 from wsss_blocks.data.sample import Sample, SampleSource, Transform
 
 __all__ = ["Augmented", "StepSampler"]
@@ -60,8 +61,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             ("steps", steps),
             ("world_size", world_size),
         ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+            check_int(name, value, least=1)
+        for name, value in (("start", start), ("seed", seed), ("rank", rank)):
+            check_int(name, value)
         if not 0 <= start <= steps:
             raise ValueError(f"start must be in [0, {steps}], got {start}.")
         if not 0 <= rank < world_size:

@@ -9,8 +9,8 @@ from typing import cast
 
 from torch import Generator
 
-from wsss_blocks._validate import check_positive
-from wsss_blocks.data._random import check_probability, check_range, uniform, whole
+from wsss_blocks._validate import check_int, check_positive
+from wsss_blocks.data._random import check_probability, check_range, check_sides, uniform, whole
 from wsss_blocks.data._steps import Size, flip, rescale, resize
 from wsss_blocks.data.sample import Sample, Transform
 
@@ -74,9 +74,11 @@ class Resize:
         self, size: Size | None = None, *, short: int | None = None, long: int | None = None
     ) -> None:
         if sum(x is not None for x in (size, short, long)) != 1:
-            raise ValueError(f"give one of size, short and long, got {size}, {short}, {long}.")
+            raise ValueError(
+                f"give one of size, short and long: one must be set, got {size}, {short}, {long}."
+            )
         self.size, self.short, self.long = size, short, long
-        for side in size or (short or long or 0,):
+        for side in (short or long or 0,) if size is None else check_sides(size):
             check_positive("size", side)
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
@@ -137,6 +139,8 @@ class RandomResize:
     """
 
     def __init__(self, low: int, high: int) -> None:
+        check_int("low", low)
+        check_int("high", high)
         check_range(low, high)
         self.low, self.high = low, high
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from wsss_blocks import backbones
+from wsss_blocks._validate import check_int
 from wsss_blocks.decoders import LargeFOV
 
 __all__ = ["SegmentationNetwork"]
@@ -82,9 +83,12 @@ class SegmentationNetwork(nn.Module):
                 "encoder must be a name that timm can build by itself, so that a checkpoint can be "
                 f"loaded anywhere, got {encoder!r}."
             )
+        check_int("neck_dim", neck_dim)
         if neck_dim < 0:
             raise ValueError(f"neck_dim must be 0 (no neck) or positive, got {neck_dim}.")
         self.encoder = cast(Any, backbones.create_encoder(encoder, weights=weights))
+        if skip is not None:
+            check_int("skip", skip)
         if skip is not None and skip not in self.encoder.layer_dims:
             known = ", ".join(map(str, self.encoder.layer_dims))
             raise ValueError(f"skip must be None or a layer of {encoder!r} ({known}), got {skip}.")

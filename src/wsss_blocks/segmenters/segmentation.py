@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wsss_blocks._files import replaced
 from wsss_blocks._optional import require
-from wsss_blocks._validate import check_integer, check_shape
+from wsss_blocks._validate import check_integer, check_shape, check_tensor
 from wsss_blocks.data import voc_palette
 from wsss_blocks.viz import figure_grid, overlay_mask
 
@@ -106,6 +106,7 @@ class Segmentation:
 def class_colours(palette: Tensor | None, classes: int) -> Tensor:
     """Return one colour per class, ``(classes, 3)`` uint8; the VOC palette by default."""
     palette = voc_palette() if palette is None else palette
+    check_tensor("palette", palette)
     if palette.dtype != torch.uint8:
         raise TypeError(f"palette must be a uint8 tensor, got {palette.dtype}.")
     if palette.ndim != 2 or palette.shape[1] != 3 or palette.shape[0] < classes:

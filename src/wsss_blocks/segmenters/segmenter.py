@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import check_choice, check_shape
+from wsss_blocks._validate import check_choice, check_floating, check_int, check_shape
 from wsss_blocks.decoders import multi_scale_logits
 from wsss_blocks.metrics import EvaluationProtocol
 from wsss_blocks.segmenters._checkpoint import blamed_on, read_checkpoint, write_checkpoint
@@ -73,6 +73,8 @@ class Segmenter(nn.Module):
         size: int | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(names, Sequence):
+            raise TypeError(f"names must be a list of words, got {type(names).__name__}.")
         names = (names,) if isinstance(names, str) else tuple(names)
         classes = ("background", *names)
         if not 2 <= len(classes) <= 255 or len(set(classes)) < len(classes) or not all(names):
@@ -93,6 +95,8 @@ class Segmenter(nn.Module):
             )
         check_choice("protocol.flip_reduce", protocol.flip_reduce, ("max", "mean", "sum"))
         check_choice("protocol.scale_reduce", protocol.scale_reduce, ("max", "mean", "sum"))
+        if size is not None:
+            check_int("size", size)
         if size is not None and size < 1:
             raise ValueError(f"size must be None or a positive side, got {size}.")
         self.network, self.names, self.protocol, self.size = network, names, protocol, size
@@ -147,8 +151,9 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return fused logits at the size of the images; shapes as the class says."""
-        size = (images.shape[-2], images.shape[-1])
-        return resized(self._fused(images), size)
+        check_shape("images", images, "B 3 H W")
+        check_floating("images", images)
+        return resized(self._fused(images), (images.shape[2], images.shape[3]))
 
     def segment(self, image: ImageLike) -> Segmentation:
         """Segment one image, in evaluation mode and without gradients.
@@ -179,7 +184,6 @@ class Segmenter(nn.Module):
         return f"{len(self.names)} classes, {self.protocol.describe()}"
 
     def _fused(self, images: Tensor) -> Tensor:
-        check_shape("images", images, "B 3 H W")
         x = images if self.size is None else resized(images, (self.size, self.size))
         logits = multi_scale_logits(
             self.network,

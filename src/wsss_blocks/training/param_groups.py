@@ -1,12 +1,12 @@
 """Parameter groups: faster heads, no weight decay on norms, biases and position embeddings."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from types import MappingProxyType
 from typing import TypedDict
 
 from torch import nn
 
-from wsss_blocks._validate import check_positive
+from wsss_blocks._validate import check_number, check_positive, check_sequence
 
 __all__ = ["ParamGroup", "param_groups"]
 
@@ -74,6 +74,10 @@ def param_groups(
         head. no decay 1 1.0 0.0
     """
     check_positive("lr", lr)
+    check_number("weight_decay", weight_decay)
+    if not isinstance(multipliers, Mapping):
+        raise TypeError(f"multipliers must map prefixes to factors, got {multipliers!r}.")
+    check_sequence("no_decay", tuple(no_decay) if isinstance(no_decay, Set) else no_decay)
     if not 0 <= weight_decay < float("inf"):
         raise ValueError(f"weight_decay must be >= 0 and finite, got {weight_decay}.")
     named = list(model.named_parameters())
@@ -81,7 +85,8 @@ def param_groups(
         check_positive(f"multipliers[{prefix!r}]", factor)
         if not any(name.startswith(prefix) for name, _ in named):
             raise ValueError(
-                f"multipliers must name prefixes of parameters, but none starts with {prefix!r}."
+                "multipliers must name prefixes of parameters, but none starts with "
+                f"{prefix!r}, got {sorted(multipliers)}."
             )
     by_length = sorted(multipliers, key=len, reverse=True)
     groups: dict[str, ParamGroup] = {}

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from wsss_blocks._validate import check_int, check_number
+
 __all__ = ["Phases"]
 
 
@@ -37,18 +39,25 @@ class Phases:
         *,
         weights: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
+        if not isinstance(starts, Mapping):
+            raise TypeError(f"starts must map names to steps, got {starts!r}.")
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"weights must map names to numbers, got {weights!r}.")
         for name, start in starts.items():
+            check_int("starts", start)
             if start < 0:
                 raise ValueError(f"starts must be steps >= 0, got {start} for {name!r}.")
         self.starts = dict(starts)
         for name, weight in weights.items():
             self._start(name)
+            check_number("weights", weight)
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"weights must be >= 0 and finite, got {weight} for {name!r}.")
         self.weights = {name: float(weights.get(name, 1.0)) for name in starts}
 
     def active(self, name: str, step: int) -> bool:
         """Tell whether the term is on at this step."""
+        check_int("step", step)
         return step >= self._start(name)
 
     def active_at(self, step: int) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from wsss_blocks._validate import check_positive
+from wsss_blocks._validate import check_int, check_number, check_positive
 
 __all__ = ["polynomial_schedule"]
 
@@ -60,12 +60,13 @@ def polynomial_schedule(
         >>> rates
         [1.0, 0.75, 0.5, 0.25]
     """
-    if total_steps < 1:
-        raise ValueError(f"total_steps must be at least 1, got {total_steps}.")
+    check_int("total_steps", total_steps, least=1)
+    check_int("warmup_steps", warmup_steps)
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f"warmup_steps must lie in [0, total_steps={total_steps}), got {warmup_steps}."
         )
+    check_number("warmup_ratio", warmup_ratio)
     if not 0 <= warmup_ratio <= 1:
         raise ValueError(f"warmup_ratio must lie in [0, 1], got {warmup_ratio}.")
     check_positive("power", power)

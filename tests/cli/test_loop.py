@@ -1,0 +1,173 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from wsss_blocks.cli import Checkpoints, RunConfig, TrainingSteps, describe_recipe, open_splits
+from wsss_blocks.data import Scenes
+
+
+class Accelerator:
+    """What the steps ask of Accelerate."""
+
+    def __init__(self, scaler=None):
+        self.device, self.is_main_process, self.scaler = torch.device("cpu"), False, scaler
+        self.logged, self.skipped = [], []
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def no_sync(self, model):
+        self.skipped.append(model)
+        return "no_sync"
+
+
+def config(tmp_path, **changes):
+    return RunConfig(output=tmp_path, size=32, steps=4, batch_size=2, **changes)
+
+
+def steps(cfg, **options):
+    return TrainingSteps(cfg, Scenes(size=5), Accelerator(), **options)
+
+
+def test_micro_batches_cut_the_batches_of_the_same_steps(tmp_path):
+    whole = list(steps(dataclasses.replace(config(tmp_path), batch_size=4)))
+    parts = list(steps(config(tmp_path, accumulate=2)))
+    assert [step for step, _ in whole] == [step for step, _ in parts] == [1, 2, 3, 4]
+    for (_, (batch,)), (_, group) in zip(whole, parts, strict=True):
+        assert len(group) == 2
+        for key in ("image", "labels", "box"):
+            assert torch.equal(batch[key], torch.cat([part[key] for part in group]))
+
+
+def test_a_resumed_loop_goes_on_where_it_stopped(tmp_path):
+    cfg = config(tmp_path, accumulate=2)
+    whole, rest = list(steps(cfg)), list(steps(cfg, start=3))
+    assert [step for step, _ in rest] == [4]
+    for a, b in zip(whole[3][1], rest[0][1], strict=True):
+        assert torch.equal(a["image"], b["image"])
+
+
+def test_cached_maps_come_with_the_batches(tmp_path):
+    cfg = dataclasses.replace(config(tmp_path), square=True, scale=(1.0, 1.0), colour="none")
+    cache = {"red": lambda images: images[:, :1, ::8, ::8]}
+    for _, (batch,) in steps(cfg, cache=cache):
+        assert batch["red"].shape == (2, 1, 4, 4)
+        expected = batch["image"][:, :1, ::8, ::8]
+        torch.testing.assert_close(batch["red"], expected, atol=2e-3, rtol=0)  # kept as float16
+
+
+def test_gradients_are_exchanged_in_the_last_micro_batch_only(tmp_path):
+    loop, model = steps(config(tmp_path, accumulate=3)), nn.Linear(1, 1)
+    assert [loop.synchronised(model, i) == "no_sync" for i in range(3)] == [True, True, False]
+    assert loop.accelerator.skipped == [model, model]
+
+
+def test_shares_are_summed_and_logged_every_so_many_steps(tmp_path):
+    loop = steps(config(tmp_path, log_every=2))
+    for step, _ in loop:
+        shares = [{"cls": torch.tensor(float(step)), "seg": torch.tensor(0.5)} for _ in range(2)]
+        loop.log(shares)
+    assert loop.accelerator.logged == [
+        (2, {"loss": 5.0, "cls": 4.0, "seg": 1.0}),
+        (4, {"loss": 9.0, "cls": 8.0, "seg": 1.0}),
+    ]
+
+
+def checkpoints(cfg, names=("cat", "dog"), seed=0, scaler=None):
+    torch.manual_seed(seed)
+    return Checkpoints(cfg, Accelerator(scaler), {"model": nn.Linear(2, 2)}, names=names)
+
+
+def test_checkpoints_are_written_when_due_and_found_again(tmp_path):
+    cfg = dataclasses.replace(config(tmp_path), steps=5, save_every=2, resume=True)
+    first = checkpoints(cfg)
+    assert first.resume() == 0
+    assert [first.save(step) for step in range(1, 6)] == [False, True, False, True, True]
+    second = checkpoints(cfg, seed=1)
+    assert not torch.equal(first.stateful["model"].weight, second.stateful["model"].weight)
+    assert second.resume() == 5
+    assert torch.equal(first.stateful["model"].weight, second.stateful["model"].weight)
+    assert checkpoints(dataclasses.replace(cfg, resume=False)).resume() == 0
+
+
+def test_another_preset_or_other_classes_are_refused_by_name(tmp_path):
+    cfg = dataclasses.replace(config(tmp_path), resume=True)
+    checkpoints(cfg).save(4)
+    with pytest.raises(ValueError, match=r"preset 'scenes' as in .*latest.json, got 'voc'"):
+        checkpoints(dataclasses.replace(cfg, preset="voc")).resume()
+    with pytest.raises(ValueError, match=r"names \['cat', 'dog'\] as in .*, got \['dog', 'cat'\]"):
+        checkpoints(cfg, names=("dog", "cat")).resume()
+    many = tuple(f"class {i}" for i in range(80))
+    with pytest.raises(ValueError, match=r"got \['class 0', .*, \.\.\.\] \(80 entries\)"):
+        checkpoints(cfg, names=many).resume()
+
+
+def test_the_state_of_loss_scaling_is_kept(tmp_path):
+    cfg = dataclasses.replace(config(tmp_path), resume=True)
+    checkpoints(cfg, scaler=torch.amp.GradScaler("cpu", init_scale=8.0)).save(4)
+    fresh = torch.amp.GradScaler("cpu", init_scale=2.0)
+    checkpoints(cfg, scaler=fresh).resume()
+    assert fresh.get_scale() == 8.0
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    cfg = dataclasses.replace(config(tmp_path), resume=True)
+    checkpoints(cfg).save(4)
+    folder = tmp_path / "checkpoint"
+    state = next(folder.glob("step-*")) / "state.pt"
+    whole = state.read_bytes()
+    state.write_bytes(whole[:100])
+    with pytest.raises(ValueError, match=r"state\.pt is damaged"):
+        checkpoints(cfg).resume()
+    state.write_bytes(whole)
+    weights = next(folder.glob("step-*")) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read as safetensors"):
+        checkpoints(cfg).resume()
+    (folder / "latest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"latest\.json is damaged"):
+        checkpoints(cfg).resume()
+    state.unlink()
+    pointer = {"version": 1, "folder": state.parent.name, "identity": {}}
+    (folder / "latest.json").write_text(json.dumps(pointer | {"identity": {}}))
+    with pytest.raises(ValueError, match="identity must have names None as in"):
+        checkpoints(cfg).resume()
+
+
+def test_recipe_says_where_values_come_from():
+    told = describe_recipe(
+        RunConfig(lr=0.5, eval_scales=(1.0, 1.5)), RunConfig(),
+        sources={"warmup": "a paper, Tab. 1", "": "inferred"},
+    )  # fmt: skip
+    lines = {line.split()[0]: line.split(maxsplit=2)[1:] for line in told.splitlines()}
+    assert told.startswith("warmup")
+    assert lines["warmup"] == ["50", "a paper, Tab. 1"]
+    assert lines["steps"] == ["1000", "inferred"]
+    assert lines["lr"] == ["0.5", "changed (preset: 0.001)"]
+    assert lines["eval_scales"] == ["1/1.5", "changed (preset: 1)"]
+    assert not {"root", "output", "seed", "resume"} & set(lines)
+    with pytest.raises(ValueError, match=r"sources must name options, got \['speed'\]"):
+        describe_recipe(RunConfig(), RunConfig(), sources={"speed": "x"})
+
+
+def test_splits_are_opened_as_they_are_needed(monkeypatch):
+    class Few(Scenes):
+        def __init__(self, split="train", **options):
+            super().__init__(split, size=6, **options)
+
+    monkeypatch.setattr("wsss_blocks.data.opening.Scenes", Few)
+    train, val, masked = open_splits(RunConfig(eval_images=2))
+    assert [len(train), len(val), len(masked)] == [6, 6, 2]
+    assert "mask" not in train[0]
+    assert "mask" in val[0]
+    assert torch.equal(masked[1]["image"], train[1]["image"])
+    assert "mask" in masked[0]
+    assert len(open_splits(RunConfig(evaluate=False))) == 1
+
+
+def test_no_progress_bar_but_in_the_first_process(tmp_path, capsys):
+    list(steps(config(tmp_path)))
+    assert capsys.readouterr().err == ""
