@@ -113,3 +113,26 @@ def test_the_functions_see_squares_and_are_scored_at_full_size(tmp_path):
     # A segmenter squeezes the image itself.
     assert seen == {"logits": {(96, 96)}, "maps": {(40, 40)}, "labels": {(40, 40)}}
     assert 0 < results["seg_miou"] < 0.2
+
+
+def test_without_masks_nothing_is_scored_but_the_figure_is_drawn(tmp_path, capsys):
+    class NoMasks(Known):
+        def __getitem__(self, index):
+            sample = dict(self.scenes[index])
+            del sample["mask"]
+            return sample
+
+        def mask(self, images):
+            return Known.mask(Known("val"), images)
+
+    val = NoMasks("val")
+    results = run(tmp_path, val=val, train=NoMasks("train"), logits=val.one_hot)
+    assert results == {}
+    assert "no masks: nothing is scored" in capsys.readouterr().out
+    assert (tmp_path / "figures" / "segmentation.png").is_file()
+    assert not (tmp_path / "metrics.json").exists()
+    # Masks of the training images alone choose nothing: the preset's threshold is used.
+    results = run(tmp_path, train=NoMasks("train"))
+    assert "pseudo_label_miou" not in results
+    protocol = read_metrics(tmp_path / "metrics.json").protocol["cam_miou"]
+    assert (protocol.threshold, protocol.threshold_source) == (0.25, "preset")

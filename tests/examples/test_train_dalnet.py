@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -281,3 +282,30 @@ def test_bfloat16_training_stays_near_float32(tmp_path):
         assert a.keys() == b.keys()
         assert all(b[name] == pytest.approx(a[name], rel=0.2, abs=0.05) for name in a)
     AcceleratorState._reset_state()
+
+
+def test_pseudo_labels_come_from_the_layer_first(tmp_path, monkeypatch):
+    sources, label = [], train_dalnet.DALNet.pseudo_label
+
+    def spy(self, *args):
+        sources.append(args[-1])
+        return label(self, *args)
+
+    monkeypatch.setattr(train_dalnet.DALNet, "pseudo_label", spy)
+    main(config("scenes", tmp_path, steps=3, layer_until=2, evaluate=False))
+    assert sources == ["layer", "layer", "classifier"]
+
+
+def test_another_preset_or_strict_broken_files_end_the_run(tmp_path, folder):
+    run = config("scenes", tmp_path / "run", evaluate=False)
+    main(run)
+    with pytest.raises(ValueError, match=r"preset 'scenes' as in .* got 'scenes-vit'"):
+        main(config("scenes-vit", tmp_path / "run", evaluate=False, resume=True))
+    root = tmp_path / "photos"
+    shutil.copytree(folder, root)
+    broken = next((root / "train" / "images").iterdir())
+    broken.write_bytes(broken.read_bytes()[:50])
+    cfg = config("folder-small", tmp_path / "b", root=root, evaluate=False)
+    main(cfg)
+    with pytest.raises(ValueError, match=rf"all images must be usable, got 1 .*{broken.name}"):
+        main(dataclasses.replace(cfg, strict=True))

@@ -31,14 +31,16 @@ def draw_similarity(
 
     One row per image, spread over the samples; one column per class that these images show, most
     frequent first, then the background texts and the prompts outside the classes. All on one
-    colour scale.
+    colour scale. Texts of one tower are so alike that all their maps are; a second figure,
+    ``NAME_centred.png``, therefore shows what is left after the mean over all texts of the bank is
+    taken off each patch: what the patch has more in common with one text than with the others.
 
     Reference:
         "DIAL: Dense Image-text ALignment for Weakly Supervised Semantic Segmentation", supplement
         Figs. 7, 9 and 10, https://arxiv.org/abs/2409.15801
 
     Args:
-        path: PNG file to write.
+        path: PNG file to write; the second one lies beside it.
         similarity: images ``(1, 3, H, W)``, texts ``(M, D)`` -> ``(1, M, h, w)``.
         samples: with ``image`` and ``labels``.
         bank: texts of the classes, in the order of the labels, and of the background.
@@ -66,8 +68,8 @@ def draw_similarity(
         ...         outside={"a letter": torch.ones(16)},
         ...         side=48,
         ...     )
-        ...     [file.name for file in Path(folder).iterdir()]
-        ['similarity.png']
+        ...     sorted(file.name for file in Path(folder).iterdir())
+        ['similarity.png', 'similarity_centred.png']
     """
     stride = max(1, len(samples) // images)
     chosen = [samples[i] for i in range(0, len(samples), stride)[:images]]
@@ -78,17 +80,21 @@ def draw_similarity(
         texts["background" if len(bank.background) == 1 else f"background {i}"] = row
     texts |= {f"{name} (outside)": row for name, row in outside.items() if row is not None}
     rows = torch.stack([row.to(device) for row in texts.values()])
+    every = torch.cat([bank.classes, bank.background]).to(device)
     with torch.no_grad():
-        scores = [similarity(s["image"][None].to(device), rows).float().cpu() for s in chosen]
-    pictures = [_square(s["image"][None], side) for s in chosen]
-    maps = [_square(score, side) for score in scores]
-    similarity_figure(
-        torch.cat(pictures),
-        torch.cat(maps),
-        path=path,
-        names=list(texts),
-        row_labels=[str(s["id"]) for s in chosen],
-    )
+        inputs = [s["image"][None].to(device) for s in chosen]
+        scores = [similarity(image, rows).float() for image in inputs]
+        means = [similarity(image, every).float().mean(1, keepdim=True) for image in inputs]
+    pictures = torch.cat([_square(s["image"][None], side) for s in chosen])
+    centred = [score - mean for score, mean in zip(scores, means, strict=True)]
+    for file, maps in ((path, scores), (path.with_stem(f"{path.stem}_centred"), centred)):
+        similarity_figure(
+            pictures,
+            torch.cat([_square(score.cpu(), side) for score in maps]),
+            path=file,
+            names=list(texts),
+            row_labels=[str(s["id"]) for s in chosen],
+        )
 
 
 def _square(x: Tensor, side: int) -> Tensor:
