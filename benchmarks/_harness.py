@@ -28,7 +28,7 @@ from torch import Tensor
 
 from wsss_blocks.metrics import hardware
 
-__all__ = ["Candidate", "Options", "compare", "max_difference", "mismatch_share", "run"]
+__all__ = ["Candidate", "Options", "command", "compare", "max_difference", "mismatch_share", "run"]
 
 Candidate = Callable[[], object]
 """A call without arguments whose result is what it computes."""
@@ -148,7 +148,7 @@ def run(name: str, cases: Callable[[Options], Iterable[dict[str, Any]]]) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "name": name,
-            "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+            "command": command(name),
             "commit": _commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "hardware": hardware(),
@@ -160,6 +160,15 @@ def run(name: str, cases: Callable[[Options], Iterable[dict[str, Any]]]) -> None
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         temporary.replace(path)
         print(f"wrote {path}")
+
+
+def command(name: str) -> str:
+    """Return how this benchmark was called, but for where its results went."""
+    arguments = [f"benchmarks.{name}", *sys.argv[1:]]
+    if "--output" in arguments:
+        at = arguments.index("--output")
+        del arguments[at : at + 2]
+    return " ".join(["python", "-m", *arguments])
 
 
 def max_difference(a: object, b: object) -> float:

@@ -9,7 +9,6 @@ are.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 import warnings
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._harness import _commit
+from benchmarks._harness import _commit, command
 from wsss_blocks.metrics import hardware
 
 __all__ = ["faults", "fuzz", "kill", "main", "processes", "write_section"]
@@ -123,7 +122,7 @@ def write_section(path: Path, name: str, content: dict[str, Any]) -> None:
     """Put one section into the results file, with what it was measured by; keep the others."""
     record = json.loads(path.read_text()) if path.is_file() else {}
     record[name] = {
-        "command": " ".join(["python", "-m", "benchmarks.reliability", *sys.argv[1:]]),
+        "command": command("reliability"),
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),

@@ -229,8 +229,9 @@ def attempt(
         return f"did not resume (exit {code})"
     if final_files(folder) != expected:
         return "differs"
+    # Killed while it deletes the last but one checkpoint, the last save leaves that behind.
     left = sorted(p.name for p in (folder / "checkpoint").iterdir())
-    return "exact" if len(left) == 2 and left[0] == "latest.json" else f"leaves {left}"
+    return "exact" if left[0] == "latest.json" and len(left) in (2, 3) else f"leaves {left}"
 
 
 def storm(name: str, *, steps: int, saves: int | None, seed: int) -> dict[str, object]:
