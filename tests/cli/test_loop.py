@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from wsss_blocks.cli import Checkpoints, RunConfig, TrainingSteps, describe_recipe, open_splits
-from wsss_blocks.data import Scenes
+from wsss_blocks.data import VOC_NAMES, Scenes, write_voc_layout
 
 
 class Accelerator:
@@ -171,3 +171,16 @@ def test_splits_are_opened_as_they_are_needed(monkeypatch):
 def test_no_progress_bar_but_in_the_first_process(tmp_path, capsys):
     list(steps(config(tmp_path)))
     assert capsys.readouterr().err == ""
+
+
+def test_masks_of_voc_are_those_of_its_own_training_list(tmp_path):
+    write_voc_layout(tmp_path, train=3, val=1, names=VOC_NAMES[:10])
+    lists = tmp_path / "VOC2012" / "ImageSets" / "Segmentation"
+    (lists / "train_aug.txt").write_text("train_00002\nval_00000\n")
+    for mask in (tmp_path / "VOC2012" / "SegmentationClass").glob("train_00002*"):
+        mask.unlink()  # as of images that only SBD annotates
+    cfg = RunConfig(data="voc", root=tmp_path, split="train_aug", eval_images=2)
+    train, _, masked = open_splits(cfg)
+    assert train.ids == ["train_00002", "val_00000"]
+    assert masked.ids == ["train_00000", "train_00001"]
+    assert all("mask" in masked[i] for i in range(2))

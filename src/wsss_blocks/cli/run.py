@@ -81,8 +81,8 @@ def open_data(
 
     Args:
         cfg: of the run.
-        split: ``"train"`` (of VOC the list ``cfg.split``) or ``"val"``.
-        with_masks: for evaluation; where there are no masks, the samples have none.
+        split: ``"train"`` or ``"val"``; of VOC, training uses the list ``cfg.split``.
+        with_masks: for evaluation; a folder without masks gives samples without.
         limit: at most so many images, the first ones.
 
     Returns:
@@ -93,7 +93,8 @@ def open_data(
         >>> len(open_data(RunConfig(), "val"))
         200
     """
-    name = cfg.split if (cfg.data, split) == ("voc", "train") else split
+    augmented = (cfg.data, split, with_masks) == ("voc", "train", False)
+    name = cfg.split if augmented else split  # VOC's own "train" has masks, others may have none
     dataset = open_dataset(
         cfg.data,
         name,

@@ -16,7 +16,15 @@ from wsss_blocks.data.names import voc_palette
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGE_SUFFIXES", "check_image", "is_image", "read_image", "read_mask", "write_mask"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "check_image",
+    "is_image",
+    "read_image",
+    "read_mask",
+    "upright_rgb",
+    "write_mask",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -54,7 +62,7 @@ def read_image(path: str | Path) -> Tensor:
     """
     pillow = require("PIL.Image", extra="cli", what="read_image")
     with named(Path(path)), pillow.open(path) as file:
-        pixels = _upright_rgb(file)
+        pixels = upright_rgb(file)
     return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
 
 
@@ -63,7 +71,7 @@ def check_image(path: str | Path) -> None:
     pillow = require("PIL.Image", extra="cli", what="check_image")
     with named(Path(path)), pillow.open(path) as file:
         file.draft(file.mode, (1, 1))
-        _upright_rgb(file)
+        upright_rgb(file)
 
 
 def read_mask(path: str | Path) -> Tensor:
@@ -135,7 +143,7 @@ def write_mask(path: str | Path, mask: Tensor | NDArray[np.uint8]) -> None:
         image.save(temporary, format="PNG")
 
 
-def _upright_rgb(file: "Image") -> NDArray[np.uint8]:
+def upright_rgb(file: "Image") -> NDArray[np.uint8]:
     """Decode an opened image as ``(H, W, 3)``."""
     if file.mode == "F":
         raise ValueError("floating-point pixels have no fixed range; save it with 8 or 16 bits")

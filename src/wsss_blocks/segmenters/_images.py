@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wsss_blocks._optional import require
 from wsss_blocks._validate import check_floating, check_shape
-from wsss_blocks.data import read_image
+from wsss_blocks.data.images import read_image, upright_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +38,7 @@ def as_image(image: ImageLike) -> Tensor:
         return read_image(Path(image))
     pillow = require("PIL.Image", extra="cli", what="Segmenter.segment")
     if isinstance(image, pillow.Image):
-        return _from_array(_upright_rgb(image))
+        return _from_array(upright_rgb(image))
     raise TypeError(
         "image must be a path, a PIL image, a uint8 array (H, W, 3) or (H, W), or a tensor "
         f"(3, H, W), got {type(image).__name__}."
@@ -56,16 +56,3 @@ def _from_array(pixels: NDArray[np.uint8]) -> Tensor:
         raise ValueError(f"image must have shape (H, W, 3) or (H, W), got {pixels.shape}.")
     copied = torch.from_numpy(np.array(pixels, order="C"))
     return copied.permute(2, 0, 1).float().div_(255)
-
-
-def _upright_rgb(image: "Image") -> NDArray[np.uint8]:
-    # The same steps as data.read_image takes with a file.
-    if image.mode == "F":
-        raise ValueError("image must have 8 or 16 bits per pixel, got floating-point ones.")
-    upright = require("PIL.ImageOps", extra="cli", what="Segmenter.segment").exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
-        grey: NDArray[np.uint8] = (np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8)
-        return grey
-    if upright.mode == "P":  # by way of RGBA, or PIL warns of palettes with transparency
-        upright = upright.convert("RGBA")
-    return np.array(upright.convert("RGB"))
