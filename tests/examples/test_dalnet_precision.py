@@ -19,7 +19,6 @@ from wsss_blocks.data import Scenes, collate
 ALL = frozenset(("gia", "lea", "seg", "final"))
 NETWORKS = {
     "small-cnn": {},
-    "small-vit": {"encoder": "small-vit", "layer": 0, "skip": None, "source": "layer"},
     "frozen CNN": {"encoder": "mobilenet", "neck": 32, "layer": None, "skip": None, "top_k": 1.0},
     "timm ViT, several scales": {
         "encoder": "vit_tiny_patch16_224", "layer": 9, "skip": None, "top_k": 0.0,
