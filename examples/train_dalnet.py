@@ -6,9 +6,8 @@
     python examples/train_dalnet.py --data folder --root photos --labels labels.csv   # your images
     python examples/train_dalnet.py --predict photo.jpg --output runs/dalnet     # use the result
 
-Learnt are classification on the final and an intermediate layer, alignment of the global token
-(GIA) and of object regions (LEA) with the class names, and a decoder taught by the network's own
-refined class maps. docs/systems/dalnet.md says what is inferred.
+Classification on two layers; global token (GIA) and object regions (LEA) aligned with class names;
+a decoder taught by the refined class maps. docs/systems/dalnet.md says what is inferred.
 """
 
 import time
@@ -218,7 +217,9 @@ def train(cfg: Config, accelerator: Accelerator, dataset, *scored) -> DALNet:
     step_model = torch.compile(model) if cfg.compile else model
     step_model, optimizer = accelerator.prepare(step_model, optimizer)
     stateful = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    checkpoints = cli.Checkpoints(cfg, accelerator, stateful, names=names)
+    images = len(scored[0]) if scored else 0
+    network = cli.run_segmenter(cfg, model.net, bank, num_images=images) if cfg.seg else None
+    checkpoints = cli.Checkpoints(cfg, accelerator, stateful, names=names, segmenter=network)
     cache = {"features": lambda x: model.net.encoder(x).feature_map} if cfg.cache else {}
     steps = cli.TrainingSteps(cfg, dataset, accelerator, start=checkpoints.resume(), cache=cache)
     for step, group in steps:
@@ -237,8 +238,7 @@ def train(cfg: Config, accelerator: Accelerator, dataset, *scored) -> DALNet:
         optimizer.step()
         schedule.step()
         steps.log(shares)
-        if checkpoints.save(step) and cfg.seg and accelerator.is_main_process:
-            cli.run_segmenter(cfg, model.net, bank).save(cfg.output / "segmenter.safetensors")
+        checkpoints.save(step)
         if scored and cfg.eval_every and step % cfg.eval_every == 0 and step < cfg.steps:
             accelerator.log(evaluate(cfg, model, device, *scored), step=step)
     return model

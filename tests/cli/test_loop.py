@@ -5,8 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from wsss_blocks.cli import Checkpoints, RunConfig, TrainingSteps, describe_recipe, open_splits
+from wsss_blocks.backbones import TextBank
+from wsss_blocks.cli import (
+    Checkpoints,
+    RunConfig,
+    TrainingSteps,
+    describe_recipe,
+    open_splits,
+    run_segmenter,
+)
 from wsss_blocks.data import VOC_NAMES, Scenes, write_voc_layout
+from wsss_blocks.segmenters import SegmentationNetwork, Segmenter
 
 
 class Accelerator:
@@ -91,6 +100,33 @@ def test_checkpoints_are_written_when_due_and_found_again(tmp_path):
     assert second.resume() == 5
     assert torch.equal(first.stateful["model"].weight, second.stateful["model"].weight)
     assert checkpoints(dataclasses.replace(cfg, resume=False)).resume() == 0
+
+
+def test_a_segmenter_is_written_before_the_state_it_belongs_to(tmp_path, monkeypatch):
+    cfg = dataclasses.replace(config(tmp_path), steps=4, save_every=2)
+    network = SegmentationNetwork(num_classes=3, hidden_dim=4)
+    bank = TextBank.stand_in(("cat", "dog"), dim=8, seed=0)
+    both = Checkpoints(
+        cfg, Accelerator(), {"model": network}, names=bank.names,
+        segmenter=run_segmenter(cfg, network, bank),
+    )  # fmt: skip
+    file = tmp_path / "segmenter.safetensors"
+    assert not both.save(1)
+    assert not file.exists()
+    both.save(2)
+    first = file.read_bytes()
+    with torch.no_grad():
+        network.decoder.classifier.weight.add_(1)
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wsss_blocks.cli.loop.save_run_state", die)
+    with pytest.raises(KeyboardInterrupt):
+        both.save(4)
+    assert file.read_bytes() != first, "a state would have been followed by an old segmenter"
+    loaded = Segmenter.load(file)
+    assert torch.equal(loaded.network.decoder.classifier.weight, network.decoder.classifier.weight)
 
 
 def test_another_preset_or_other_classes_are_refused_by_name(tmp_path):

@@ -12,7 +12,8 @@ from wsss_blocks._optional import require
 from wsss_blocks.cli.run import RunConfig
 from wsss_blocks.data import Resize, compute_maps, step_loader, training_transform
 from wsss_blocks.data.sample import SampleSource
-from wsss_blocks.distributed import sum_over_ranks, world_size
+from wsss_blocks.distributed import rank, sum_over_ranks, world_size
+from wsss_blocks.segmenters import Segmenter
 from wsss_blocks.training import Stateful, load_run_state, save_run_state
 
 __all__ = ["Checkpoints", "TrainingSteps"]
@@ -116,6 +117,8 @@ class Checkpoints:
         accelerator: of :func:`start_run`; the state of its loss scaling is kept, too.
         stateful: what has a state: see :func:`wsss_blocks.training.save_run_state`.
         names: class names; a run of other classes, or of another preset, is refused.
+        segmenter: written to ``OUTPUT/segmenter.safetensors`` before each state, so that a state
+            never has an older one, or none, beside it.
     """
 
     def __init__(
@@ -125,7 +128,9 @@ class Checkpoints:
         stateful: Mapping[str, Stateful],
         *,
         names: Sequence[str],
+        segmenter: Segmenter | None = None,
     ) -> None:
+        self.segmenter = segmenter
         scaler = {"scaler": accelerator.scaler} if accelerator.scaler else {}
         self.cfg, self.stateful = cfg, dict(stateful) | scaler
         self.folder = cfg.output / "checkpoint"
@@ -140,6 +145,8 @@ class Checkpoints:
     def save(self, step: int) -> bool:
         """Write a checkpoint every ``cfg.save_every`` steps and after the last; tell whether."""
         due = step % self.cfg.save_every == 0 or step == self.cfg.steps
+        if due and self.segmenter is not None and rank() == 0:
+            self.segmenter.save(self.cfg.output / "segmenter.safetensors")
         if due:
             save_run_state(self.folder, step=step, stateful=self.stateful, identity=self.identity)
         return due

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wsss_blocks.backbones import TextBank
 from wsss_blocks.data.sample import SampleSource
+from wsss_blocks.distributed import rank
 from wsss_blocks.viz import similarity_figure
 
 __all__ = ["draw_similarity"]
@@ -34,6 +35,8 @@ def draw_similarity(
     colour scale. Texts of one tower are so alike that all their maps are; a second figure,
     ``NAME_centred.png``, therefore shows what is left after the mean over all texts of the bank is
     taken off each patch: what the patch has more in common with one text than with the others.
+
+    In a process group only the first process draws.
 
     Reference:
         "DIAL: Dense Image-text ALignment for Weakly Supervised Semantic Segmentation", supplement
@@ -71,6 +74,8 @@ def draw_similarity(
         ...     sorted(file.name for file in Path(folder).iterdir())
         ['similarity.png', 'similarity_centred.png']
     """
+    if rank() != 0:
+        return
     stride = max(1, len(samples) // images)
     chosen = [samples[i] for i in range(0, len(samples), stride)[:images]]
     counts = torch.stack([sample["labels"] for sample in chosen]).sum(0)
