@@ -134,6 +134,9 @@ class DALNet(nn.Module):
             return self.head(x).cam, margin
         return self.head(x).cam, margin, self.aux_head(features.intermediates[self.cfg.layer]).cam
 
+    def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
+        return cam.similarity_cam(self.project(self.encode(images)[0]), texts)
+
     def pseudo_label(self, images, labels, box, maps=None, source=None) -> Tensor:
         maps, cfg = maps or self.maps(*self.encode(images)), self.cfg
         if cfg.cam_scales:
@@ -263,13 +266,10 @@ def evaluate(cfg: Config, model: DALNet, device, val, masked, **extra) -> dict[s
         logits=whole if cfg.seg else None, size=cfg.eval_size, val=val, train=masked,
         refiner=PixelAdaptiveRefine(**refine), device=device, seed=cfg.seed, extra=extra,
     )  # fmt: skip
-    outside = {cfg.outside: backbones.outside_text(cfg.text, cfg.outside, bank=model.bank)}
-
-    def similarity(images: Tensor, texts: Tensor) -> Tensor:
-        return cam.similarity_cam(model.project(model.encode(images)[0]), texts)
-
-    figure = cfg.output / "figures" / "similarity.png"
-    cli.draw_similarity(figure, similarity, val, model.bank, outside=outside, device=device)
+    if cfg.gia or cfg.lea:
+        file = cfg.output / "figures" / "similarity.png"
+        row = backbones.outside_text(cfg.text, cfg.outside, bank=model.bank)
+        cli.draw_similarity(file, model.similarity, val, model.bank, outside={cfg.outside: row})
     return results
 
 

@@ -241,6 +241,8 @@ def test_demo_finishes_skips_what_is_done_and_writes_the_table(tmp_path, monkeyp
     first = demo.main(options)
     assert set(first) == set(demo.COLUMNS)
     assert (tmp_path / "figures" / "dalnet_segmentation.png").is_file()
+    assert (tmp_path / "figures" / "dalnet_similarity_centred.png").is_file()
+    assert not (tmp_path / "figures" / "baseline_similarity.png").exists()  # nothing was aligned
     monkeypatch.setattr(demo, "train", lambda cfg: pytest.fail(f"{cfg.output} was trained twice"))
     assert demo.main(options) == pytest.approx(first, abs=1e-4)
 

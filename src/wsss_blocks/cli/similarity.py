@@ -26,7 +26,6 @@ def draw_similarity(
     images: int = 4,
     columns: int = 6,
     side: int = 224,
-    device: torch.device | str = "cpu",
 ) -> None:
     """Draw the similarity of each patch to the texts of classes, background and other prompts.
 
@@ -46,13 +45,13 @@ def draw_similarity(
         path: PNG file to write; the second one lies beside it.
         similarity: images ``(1, 3, H, W)``, texts ``(M, D)`` -> ``(1, M, h, w)``.
         samples: with ``image`` and ``labels``.
-        bank: texts of the classes, in the order of the labels, and of the background.
+        bank: texts of the classes, in the order of the labels, and of the background; on the device
+            where ``similarity`` wants its arguments.
         outside: prompts that no image was labelled with -> text ``(D,)``, or None where it is not
             to be had.
         images: how many are drawn.
         columns: at most so many classes.
         side: images are drawn as squares of this side.
-        device: where ``similarity`` wants its arguments.
 
     Raises:
         ImportError: pillow is not installed.
@@ -84,8 +83,9 @@ def draw_similarity(
     for i, row in enumerate(bank.background):
         texts["background" if len(bank.background) == 1 else f"background {i}"] = row
     texts |= {f"{name} (outside)": row for name, row in outside.items() if row is not None}
+    device = bank.classes.device
     rows = torch.stack([row.to(device) for row in texts.values()])
-    every = torch.cat([bank.classes, bank.background]).to(device)
+    every = torch.cat([bank.classes, bank.background])
     with torch.no_grad():
         inputs = [s["image"][None].to(device) for s in chosen]
         scores = [similarity(image, rows).float() for image in inputs]
