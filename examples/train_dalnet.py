@@ -155,15 +155,15 @@ class DALNet(nn.Module):
         """What the network teaches itself: the object mask of LEA, the decoder's pseudo-labels."""
         cfg, images, labels, box = self.cfg, batch["image"], batch["labels"], batch["box"]
         x, features = encoded or self.encode(images, batch.get("features"))
-        made, maps, size = {}, self.maps(x, features), x.shape[-2:]
-        if "lea" in active:
-            cells = cam.scale_box(box, image_size=images.shape[-2:], size=size)
-            found = maps[0] if self.aux_head is None else maps[2]
-            options = {"size": size, "threshold": cfg.beta, "box": cells}
-            made["regions"] = cam.cam_to_label(found, labels, **options)
+        made, size = {}, x.shape[-2:]
+        maps = self.maps(x, features) if active & {"lea", "seg"} else ()
         if "seg" in active:
             source = cfg.source if "final" in active else "layer"
             made["pseudo"] = self.pseudo_label(images, labels, box, maps, source)
+        if "lea" in active:
+            box = cam.scale_box(box, image_size=images.shape[-2:], size=size)
+            raw = maps[0] if self.aux_head is None else maps[2]
+            made["regions"] = cam.cam_to_label(raw, labels, size=size, threshold=cfg.beta, box=box)
         return made
 
     def forward(self, batch, active: frozenset[str], counts=None) -> dict[str, Tensor]:
