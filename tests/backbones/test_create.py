@@ -34,6 +34,7 @@ def test_names_build_what_they_say(name):
         ("small-vit", 8, 1),
         ("mobilenet", 16, 0),
         ("vit_tiny_patch16_224", 16, 1),
+        ("resnet10t", 16, 0),
     ],
 )
 def test_each_keeps_the_encoder_contract(name, stride, tokens):
@@ -217,3 +218,22 @@ def test_refuses_a_wrong_file(tmp_path):
 def test_one_pixel(name):
     encoder = create_encoder(name).eval()
     assert encoder(torch.rand(1, 3, 1, 1)).feature_map.shape == (1, encoder.dim, 1, 1)
+
+
+def test_a_timm_cnn_takes_a_file_with_its_classifier_and_is_frozen(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", output_stride=16).eval()
+    path = tmp_path / "resnet.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+    encoder = create_encoder("resnet10t", weights=path)
+    images = torch.rand(1, 3, 64, 96, generator=generator(0))
+    normalised = (images - encoder.mean[:, None, None]) / encoder.std[:, None, None]
+    with torch.no_grad():
+        expected = model.forward_features(normalised)
+    assert_close(encoder(images).feature_map, expected)
+    assert not any(p.requires_grad for p in encoder.parameters())
+    state = model.state_dict()
+    state.pop("conv1.0.weight")
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    with pytest.raises(ValueError, match=r"resnet\.safetensors lacks 1 \(conv1\.0\.weight\)"):
+        create_encoder("resnet10t", weights=path)

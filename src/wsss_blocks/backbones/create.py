@@ -68,20 +68,19 @@ def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) 
             f"weights must be {choices} or a file for {name!r}, got {str(file)!r}: no such file."
         )
     if name == "mobilenet":
-        model = mobilenet_v1(output_stride=16)
-        if file is not None:
-            load_weights_file(file, model, name=name)
-        return TimmCNN(model, frozen=True)
-    encoder: TimmViT | TimmCNN
+        return TimmCNN(mobilenet_v1(output_stride=16, weights=file), frozen=True)
     with torch.device("meta"):  # what it is, without its memory
         is_vit = isinstance(timm.create_model(name), VisionTransformer)
     if is_vit:
-        encoder = TimmViT(name, pretrained=download, freeze_pos_embed=True)
-    else:
-        encoder = TimmCNN(name, pretrained=download, output_stride=16, frozen=True)
-    if file is not None:
-        load_weights_file(file, encoder.model, name=name)
-    return encoder
+        vit = TimmViT(name, pretrained=download, freeze_pos_embed=True)
+        if file is not None:
+            load_weights_file(file, vit.model, name=name)
+        return vit
+    if file is None:
+        return TimmCNN(name, pretrained=download, output_stride=16, frozen=True)
+    cnn = timm.create_model(name, output_stride=16)  # with the classifier that the file has, too
+    load_weights_file(file, cnn, name=name)
+    return TimmCNN(cnn, frozen=True)
 
 
 def _small_vit() -> TimmViT:
