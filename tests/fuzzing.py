@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 __all__ = [
     "EXEMPT",
-    "PENDING",
     "TARGETS",
     "Case",
     "Draw",
@@ -502,10 +501,6 @@ EXEMPT: dict[str, str] = {
     "Augmented": "takes a data set and a function",
 }
 _CALLER = "a function or module of the caller"
-
-
-# Names whose findings are reported and not fixed yet.
-PENDING: dict[str, str] = {}
 
 
 def public_names() -> dict[str, object]:

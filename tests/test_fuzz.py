@@ -4,7 +4,6 @@ import pytest
 import torch
 from fuzzing import (
     EXEMPT,
-    PENDING,
     TARGETS,
     Case,
     Draw,
@@ -20,13 +19,7 @@ from hypothesis import strategies as st
 SLOW_EXAMPLES = 4  # of names that draw a figure or write a data set
 
 
-def entries():
-    for name in sorted(TARGETS):
-        marks = [pytest.mark.xfail(reason=PENDING[name], strict=False)] if name in PENDING else []
-        yield pytest.param(name, marks=marks)
-
-
-@pytest.mark.parametrize("name", list(entries()))
+@pytest.mark.parametrize("name", sorted(TARGETS))
 def test_each_change_of_one_argument_is_named(name):
     target = TARGETS[name]
     for seed in range(1 if target.slow else 3):
@@ -34,7 +27,7 @@ def test_each_change_of_one_argument_is_named(name):
             check(draw_case(target, seed, change=change))
 
 
-@pytest.mark.parametrize("name", list(entries()))
+@pytest.mark.parametrize("name", sorted(TARGETS))
 def test_random_changes_of_two_arguments_are_named(name):
     target = TARGETS[name]
 
@@ -62,7 +55,6 @@ def test_each_public_name_is_fuzzed_or_exempt():
     assert not set(EXEMPT) - public, f"no public names: {sorted(set(EXEMPT) - public)}"
     assert not set(EXEMPT) & set(TARGETS)
     assert {name.split(".")[0] for name in TARGETS} <= public
-    assert set(PENDING) <= set(TARGETS)
 
 
 def judged(call, *, change="x NaN in one place", nan=""):

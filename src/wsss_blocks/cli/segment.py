@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from wsss_blocks.data.images import IMAGE_SUFFIXES
+from wsss_blocks.data.images import is_image
 from wsss_blocks.segmenters import Segmenter
 
 __all__ = ["segment_files"]
@@ -110,9 +110,8 @@ def _images(path: Path, output: Path) -> Iterator[tuple[Path, Path]]:
             for name in inner
             if not name.startswith(".") and (here / name).resolve() != output.resolve()
         ]
-        found += [here / name for name in files if not name.startswith(".")]
-    found = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
+        found += [here / name for name in files if is_image(name)]
     if not found:
         raise ValueError(f"no images in {path}.")
-    for file in found:
+    for file in sorted(found):
         yield file, file.relative_to(path)
