@@ -5,14 +5,15 @@ returns, and ends with ``run("bench_name", cases)``. On a shared machine millise
 within one round do not: quote ratios.
 
 CPU times are process CPU time on one thread, CUDA times come from events. Peak memory is that of
-one call in a forked child (CPU) or of the caching allocator (CUDA), above what was there before.
+one call after a first one, resident in the process (Linux) or in the caching allocator (CUDA),
+above what was there before.
 """
 
 import argparse
+import contextlib
+import ctypes
 import json
 import math
-import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,7 +29,16 @@ from torch import Tensor
 
 from wsss_blocks.metrics import hardware
 
-__all__ = ["Candidate", "Options", "command", "compare", "max_difference", "mismatch_share", "run"]
+__all__ = [
+    "Candidate",
+    "Options",
+    "command",
+    "compare",
+    "max_difference",
+    "memory_share",
+    "mismatch_share",
+    "run",
+]
 
 Candidate = Callable[[], object]
 """A call without arguments whose result is what it computes."""
@@ -57,8 +67,10 @@ def compare(
     options: Options,
     device: str = "cpu",
     bars: Mapping[str, float] | None = None,
+    memory_bars: Mapping[str, float] | None = None,
     difference: Callable[[Any, Any], float] | None = None,
     tolerance: float | None = None,
+    note: str | None = None,
 ) -> dict[str, Any]:
     """Time candidates in turn, print a table and return it for the results file.
 
@@ -69,8 +81,10 @@ def compare(
         options: from :func:`run`.
         device: "cpu" or "cuda".
         bars: least wanted ratio by name of the peer; looked at on a CPU at full size only.
+        memory_bars: largest wanted share of a peer's peak memory by its name; looked at likewise.
         difference: compares a result with that of the reference, default :func:`max_difference`.
         tolerance: a larger difference stops the benchmark: speed of wrong results is no speed.
+        note: what bounds the case and what was tried; shown where a bar is not met.
 
     Returns:
         The case with one row per candidate and one entry per bar.
@@ -112,15 +126,19 @@ def compare(
                 "difference": differences[name],
             }
         )
-    by_name = {row["name"]: row for row in rows}
-    met = [
-        {"over": name, "wanted": wanted, "met": by_name[name]["ratio"] >= wanted}
-        for name, wanted in (bars or {}).items()
-        if name in present and device == "cpu" and not options.quick
-    ]
-    result = {"case": case, "device": device, "reference": reference, "rows": rows, "bars": met}
+    looked_at = device == "cpu" and not options.quick
+    found = _bars(rows, reference, bars or {}, memory_bars or {}) if looked_at else []
+    result = {"case": case, "device": device, "reference": reference, "rows": rows, "bars": found}
+    if note is not None:
+        result["note"] = note
     _show(result)
     return result
+
+
+def memory_share(row: Mapping[str, Any], reference: Mapping[str, Any]) -> float | None:
+    """Return the reference's peak memory over that of a row, None where one is unknown or zero."""
+    ours, theirs = reference.get("mib"), row.get("mib")
+    return None if ours is None or not theirs else ours / theirs
 
 
 def run(name: str, cases: Callable[[Options], Iterable[dict[str, Any]]]) -> None:
@@ -184,6 +202,26 @@ def mismatch_share(a: Tensor, b: Tensor) -> float:
     return float((a.cpu().long() != b.cpu().long()).double().mean())
 
 
+def _bars(
+    rows: list[dict[str, Any]],
+    reference: str,
+    bars: Mapping[str, float],
+    memory_bars: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    by_name = {row["name"]: row for row in rows if not row.get("absent")}
+    found: list[dict[str, Any]] = [
+        {"what": "time", "over": name, "wanted": wanted, "met": by_name[name]["ratio"] >= wanted}
+        for name, wanted in bars.items()
+        if name in by_name
+    ]
+    for name, wanted in memory_bars.items():
+        share = memory_share(by_name.get(name, {}), by_name[reference])
+        if share is not None:
+            bar = {"what": "memory", "over": name, "wanted": wanted, "met": share <= wanted}
+            found.append(bar)
+    return found
+
+
 def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
@@ -222,26 +260,25 @@ def _peak_mib(fn: Candidate, device: str) -> float | None:
         fn()
         torch.cuda.synchronize()
         return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
-    if not sys.platform.startswith("linux"):
+    try:
+        _trim()
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+        before = _status("VmRSS")
+        fn()
+        return round((_status("VmHWM") - before) / 1024, 1)
+    except OSError:  # not Linux, or not allowed
         return None
-    # The peak of a process never falls again, so each call gets a process of its own.
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        kib = -1.0
-        try:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            fn()
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            kib = peak - pages * resource.getpagesize() / 1024
-        finally:
-            os.write(writer, str(kib).encode())
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        kib = float(pipe.read() or -1)
-    os.waitpid(child, 0)
-    return round(kib / 1024, 1) if kib >= 0 else None
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def _trim() -> None:
+    # What earlier calls have freed but the allocator keeps would hide what this one takes.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _digits(x: float) -> float:
@@ -275,4 +312,9 @@ def _show(result: dict[str, Any]) -> None:
         )
     for bar in result["bars"]:
         word = "met" if bar["met"] else "NOT met"
-        print(f"  at least {bar['wanted']:g}x faster than {bar['over']}: {word}", flush=True)
+        wanted = (
+            f"at most {bar['wanted']:.3g} of the memory of {bar['over']}"
+            if bar["what"] == "memory"
+            else f"at least {bar['wanted']:g}x faster than {bar['over']}"
+        )
+        print(f"  {wanted}: {word}", flush=True)

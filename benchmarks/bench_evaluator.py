@@ -4,15 +4,18 @@ Run ``python -m benchmarks.bench_evaluator [--quick] [--output DIR]``.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks._harness import Candidate, Options, compare, run
+from benchmarks.baselines import evaluator as baseline
 from wsss_blocks.cam import cam_to_label
 from wsss_blocks.metrics import SegmentationEvaluator, ThresholdSweep
+
+TORCHMETRICS, NUMPY = "torchmetrics", "numpy bincount per image"
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
@@ -34,32 +37,19 @@ def confusion(options: Options, device: str, batch: int, side: int, classes: int
         evaluator.update(p, t)
         return evaluator.counts
 
-    def bincount() -> Tensor:
-        scored = wide[1] < classes
-        index = wide[1][scored] * classes + wide[0][scored]
-        return torch.bincount(index, minlength=classes**2).view(classes, classes)
-
-    def numpy_bincount() -> Tensor:
-        table = np.zeros(classes**2, dtype=np.int64)
-        for p, t in zip(pred.cpu().numpy(), target.cpu().numpy(), strict=True):
-            scored = t < classes
-            index = classes * t[scored].astype(int) + p[scored]
-            table += np.bincount(index, minlength=classes**2)
-        return torch.from_numpy(table).view(classes, classes)
-
     return compare(
         f"confusion matrix, B{batch} {side}x{side}, {classes} classes",
         {
-            "torchmetrics": torchmetrics_confusion(classes, *wide),
-            "numpy bincount per image": numpy_bincount,
-            "torch bincount, int64": bincount,
+            TORCHMETRICS: torchmetrics_confusion(classes, *wide),
+            NUMPY: partial(baseline.published, pred, target, num_classes=classes),
+            "torch bincount": partial(baseline.best, pred, target, num_classes=classes),
             "ours, int64": lambda: ours(*wide),
             "ours, uint8": lambda: ours(pred, target),
         },
         reference="ours, uint8",
         options=options,
         device=device,
-        bars={"torchmetrics": 4.0, "numpy bincount per image": 1.8},
+        bars={TORCHMETRICS: 4.0, NUMPY: 1.8},
         tolerance=0,
     )
 

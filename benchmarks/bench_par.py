@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks._harness import Options, compare, run
-from benchmarks.baselines.par_onehot import par_onehot
+from benchmarks.baselines import par_onehot
 from wsss_blocks.refine import PixelAdaptiveRefine, pixel_adaptive_refine
 
-ONE_HOT = "one-hot convolutions"
+ONE_HOT, SLICES = "one-hot convolutions", "slices"
+PAMR: dict[str, Any] = {"colour_scale": 0.1, "position_weight": 0.0, "kernel": "pamr"}
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
@@ -24,24 +25,35 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
         yield function(options, device, 1, 21, side, 20)
         yield function(options, device, 4, 3, side, 7)
         yield function(options, device, 1, 3, 2 * side, 7)
+        yield function(options, device, 1, 21, side, 20, pamr=True)
         yield pair(options, device, side)
         yield refiner(options, device, 48 if options.quick else 96)
 
 
 def function(
-    options: Options, device: str, batch: int, channels: int, side: int, bar: float
+    options: Options,
+    device: str,
+    batch: int,
+    channels: int,
+    side: int,
+    bar: float,
+    *,
+    pamr: bool = False,
 ) -> dict[str, Any]:
     images, maps = problem(batch, channels, side, device)
+    settings = PAMR if pamr else {}
     return compare(
-        f"PAR, B{batch} C{channels} {side}x{side}",
+        f"{'PAMR' if pamr else 'PAR'}, B{batch} C{channels} {side}x{side}",
         {
-            ONE_HOT: lambda: par_onehot(images, maps),
-            "ours": lambda: pixel_adaptive_refine(images, maps),
+            ONE_HOT: lambda: par_onehot.published(images, maps, **settings),
+            SLICES: lambda: par_onehot.best(images, maps, **settings),
+            "ours": lambda: pixel_adaptive_refine(images, maps, **settings),
         },
         reference="ours",
         options=options,
         device=device,
         bars={ONE_HOT: bar},
+        memory_bars={ONE_HOT: 1 / 5},
         tolerance=1e-5,
     )
 
@@ -50,16 +62,21 @@ def pair(options: Options, device: str, side: int) -> dict[str, Any]:
     """High and low background over one image: the peer refines twice, ours shares the weights."""
     images, maps = problem(1, 6, side, device)
     sets = maps.unflatten(1, (2, 3))
+
+    def one_by_one() -> Tensor:
+        return torch.stack([par_onehot.published(images, sets[:, g]) for g in range(2)], 1)
+
     return compare(
         f"PAR, high/low pair, C3 {side}x{side}",
         {
-            ONE_HOT: lambda: torch.stack([par_onehot(images, sets[:, g]) for g in range(2)], 1),
+            ONE_HOT: one_by_one,
             "ours": lambda: pixel_adaptive_refine(images, sets),
         },
         reference="ours",
         options=options,
         device=device,
         bars={ONE_HOT: 7},
+        memory_bars={ONE_HOT: 1 / 5},
         tolerance=1e-5,
     )
 
@@ -80,7 +97,7 @@ def refiner(options: Options, device: str, side: int) -> dict[str, Any]:
 
     def one_hot(image: Tensor, scores: Tensor) -> Tensor:
         small = resize(scores.flatten(1, 2), half).unflatten(1, scores.shape[1:3]).softmax(2)
-        refined = par_onehot(resize(image, half), small.flatten(1, 2))
+        refined = par_onehot.published(resize(image, half), small.flatten(1, 2))
         return resize(refined, (side, side)).unflatten(1, scores.shape[1:3])
 
     def all_classes() -> Tensor:

@@ -4,14 +4,17 @@ Run ``python -m benchmarks.bench_similarity_cam [--quick] [--output DIR]``.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from benchmarks._harness import Candidate, Options, compare, run
+from benchmarks.baselines import similarity as baseline
 from wsss_blocks.cam import similarity_cam
+
+BROADCAST = "broadcast cosine"
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
@@ -34,20 +37,10 @@ def similarity(
     features = torch.randn(batch, dim, grid, grid, generator=g).to(device)
     text = F.normalize(torch.randn(classes, dim, generator=g)).to(device)
 
-    def broadcast() -> Tensor:
-        return F.cosine_similarity(features[:, None], text[None, :, :, None, None], dim=2)
-
-    def loop() -> Tensor:
-        maps = [F.cosine_similarity(features, t[None, :, None, None], dim=1) for t in text]
-        return torch.stack(maps, 1)
-
-    def einsum() -> Tensor:
-        return torch.einsum("bdhw,kd->bkhw", F.normalize(features, dim=1), text)
-
     candidates: dict[str, Candidate] = {
-        "broadcast cosine": broadcast,
-        "loop over classes": loop,
-        "normalise, einsum": einsum,
+        BROADCAST: partial(baseline.published, features, text),
+        "loop over classes": partial(baseline.loop, features, text),
+        "normalise, einsum": partial(baseline.best, features, text),
         "ours": lambda: similarity_cam(features, text),
     }
     return compare(
@@ -56,7 +49,7 @@ def similarity(
         reference="ours",
         options=options,
         device=device,
-        bars={"broadcast cosine": bar},
+        bars={BROADCAST: bar},
         tolerance=1e-4,
     )
 

@@ -752,6 +752,28 @@ def _par(d: Draw) -> dict[str, Any]:
     return {"images": found["images"], "maps": found["maps"], **_rings(d)}
 
 
+def _transport_settings(d: Draw) -> dict[str, Any]:
+    return {"reg": d.one_of(0.1, 1.0), "num_iters": d.whole(1, 3)}
+
+
+@target(refine.TransportRefine)
+def _transport_module(d: Draw) -> dict[str, Any]:
+    return {**_refined(refine.NoRefiner())(d), **_transport_settings(d)}
+
+
+@target(refine.transport_refine)
+def _transport(d: Draw) -> dict[str, Any]:
+    b, k, size = d.whole(1, 2), d.whole(1, 3), d.grid()
+    return {
+        "cam": d.normal(b, k, *size),
+        "labels": d.labels(b, k),
+        "guide": d.maybe(d.normal(b, k, *size)),
+        "valid": d.valid(b, *size),
+        "official": d.coin(),
+        **_transport_settings(d),
+    }
+
+
 @target(refine.add_background)
 def _add_background(d: Draw) -> dict[str, Any]:
     b = d.whole(1, 2)
@@ -759,6 +781,22 @@ def _add_background(d: Draw) -> dict[str, Any]:
         "cam": d.uniform(b, d.whole(1, 3), *d.grid()),
         "mode": d.one_of("constant", "power"),
         "value": d.one_of(0.3, 2.0, d.uniform(b)),
+    }
+
+
+@target(refine.sinkhorn, refine.Sinkhorn)
+def _sinkhorn(d: Draw) -> dict[str, Any]:
+    batch, rows, columns = d.whole(1, 2), d.whole(1, 5), d.whole(1, 4)
+    a, b = d.uniform(batch, rows).softmax(1), d.uniform(batch, columns).softmax(1)
+    return {
+        "cost": d.uniform(batch, rows, columns),
+        "reg": d.one_of(0.1, 1.0),
+        "a": d.maybe(a),
+        "b": d.maybe(b),
+        "num_iters": d.whole(1, 3),
+        "tol": d.maybe(1e-3),
+        "method": d.one_of("auto", "scaling", "log", "newton", "exact"),
+        "gradient": d.one_of("unroll", "implicit", "none"),
     }
 
 

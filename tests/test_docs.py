@@ -138,7 +138,11 @@ def test_benchmark_table_says_what_was_not_measured(tmp_path):
         {"name": "peer", "ms": 6.0, "ratio": 4.0, "mib": None, "difference": 0.0},
         {"name": "other", "absent": True},
     ]
-    bars = [{"over": "peer", "wanted": 5.0, "met": False}]
+    bars = [
+        {"what": "time", "over": "peer", "wanted": 5.0, "met": False},
+        {"what": "memory", "over": "peer", "wanted": 0.2, "met": False},
+        {"what": "memory", "over": "peer", "wanted": 0.7, "met": True},
+    ]
     case = {"case": "B1", "device": "cpu", "reference": "ours", "rows": rows, "bars": bars}
     content = {"name": "bench_x", "command": "run", "commit": "abc", "date": "today"}
     content |= {"hardware": {"cpu": "Some CPU"}, "cases": [case], "quick": False}
@@ -149,9 +153,34 @@ def test_benchmark_table_says_what_was_not_measured(tmp_path):
     assert "|  | peer | 6 | 4.00 | n/a | not measured |  |  |" in page
     assert "|  | other | not installed |" in page
     assert "Not met on cpu, B1: 5 times faster than peer." in page
+    assert "Not met on cpu, B1: at most 0.2 of the memory of peer." in page
+    assert page.count("Not met") == 2
+    assert "Bound by" not in page
+    case["note"] = "Bound by x."
+    page = result_tables.benchmark_page({"bench_x": [content]})
+    assert "5 times faster than peer. Bound by x." in page
     path.write_text(json.dumps(content | {"quick": True}))
     with pytest.raises(ValueError, match="quick run"):
         result_tables.read_benchmarks(tmp_path)
+
+
+def test_profile_shows_versions_side_by_side(tmp_path):
+    path = tmp_path / "profile_dalnet.json"
+    assert result_tables.profile_page(path) == "Not measured.\n"
+    source = {"command": "run", "commit": "abc", "date": "today", "hardware": {"cpu": "Some CPU"}}
+    runs = {
+        "scenes": {"before": {"data": 1.0, "rest": 3.0}, "after": {"data": 1.0, "new": 1.0}},
+        "voc": {"after": {"data": 5.0}},
+    }
+    path.write_text(json.dumps({"labels": {"before": source, "after": source}, "runs": runs}))
+    page = result_tables.profile_page(path)
+    assert "| scenes: stage | before, ms | before, % | after, ms | after, % |" in page
+    assert "| data | 1.0 | 25.0 | 1.0 | 50.0 |" in page
+    assert "| rest | 3.0 | 75.0 | n/a |  |" in page
+    assert "| new | n/a |  | 1.0 | 50.0 |" in page
+    assert "| a step | 4.0 | 100.0 | 2.0 | 100.0 |" in page
+    assert "| voc: stage | after, ms | after, % |" in page
+    assert "- before: `run`; Some CPU; commit `abc`, today." in page
 
 
 def test_preset_table_tells_numbers_from_flags():

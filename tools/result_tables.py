@@ -194,8 +194,8 @@ def benchmark_page(benchmarks: Mapping[str, list[dict[str, Any]]]) -> str:
             for row in case["rows"]:
                 cells.setdefault((case["case"], row["name"]), {})[case["device"]] = row
             unmet += [
-                f"- Not met on {case['device']}, {case['case']}: "
-                f"{bar['wanted']:g} times faster than {bar['over']}."
+                f"- Not met on {case['device']}, {case['case']}: {_wanted(bar)}."
+                + (f" {case['note']}" if "note" in case else "")
                 for bar in case["bars"]
                 if not bar["met"]
             ]
@@ -215,7 +215,41 @@ def benchmark_page(benchmarks: Mapping[str, list[dict[str, Any]]]) -> str:
     return "\n\n".join(parts or ["No benchmark has been recorded yet."]) + "\n"
 
 
+def profile_page(path: Path) -> str:
+    """Return where the time of a training step goes, the versions of the library side by side."""
+    if not path.is_file():
+        return "Not measured.\n"
+    found = json.loads(path.read_text())
+    parts = []
+    for preset, by_label in found["runs"].items():
+        whole = {label: sum(stages.values()) for label, stages in by_label.items()}
+        header = [f"{preset}: stage", *(f"{label}, {x}" for label in by_label for x in ("ms", "%"))]
+        stages = list(dict.fromkeys(stage for row in by_label.values() for stage in row))
+        rows = [
+            [stage, *(x for la in by_label for x in _share(by_label[la].get(stage), whole[la]))]
+            for stage in stages
+        ]
+        rows.append(["a step", *(x for ms in whole.values() for x in _share(ms, ms))])
+        parts.append(markdown_table(header, rows))
+    sources = [
+        f"- {label}: `{source['command']}`; {describe_hardware(source['hardware'])}; commit "
+        f"`{source['commit']}`, {source['date']}."
+        for label, source in found["labels"].items()
+    ]
+    return "\n\n".join([*parts, "\n".join(sources)]) + "\n"
+
+
+def _share(ms: float | None, whole: float) -> tuple[str, str]:
+    return (NOTHING, "") if ms is None else (f"{ms:.1f}", f"{100 * ms / whole:.1f}")
+
+
 _UNITS = ("ms", "ratio", "MiB")
+
+
+def _wanted(bar: dict[str, Any]) -> str:
+    if bar.get("what") == "memory":
+        return f"at most {bar['wanted']:.3g} of the memory of {bar['over']}"
+    return f"{bar['wanted']:g} times faster than {bar['over']}"
 
 
 def _timing(row: dict[str, Any] | None) -> list[str]:
@@ -300,6 +334,7 @@ def write_generated(root: Path = ROOT) -> None:
     folder.mkdir(exist_ok=True)
     pages = {name: system_page(read_results(results / f"{name}.json")) for name in SYSTEM_TABLES}
     pages["benchmarks"] = benchmark_page(read_benchmarks(results))
+    pages["profile"] = profile_page(results / "profile_dalnet.json")
     pages["reliability"] = reliability_page(results / "reliability.json")
     pages["dalnet_presets"] = (
         preset_table(read_presets(root / "examples" / "train_dalnet.py")) + "\n"

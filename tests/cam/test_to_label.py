@@ -40,6 +40,13 @@ def plain(cam, labels, **options):
     return out[0, 0].tolist()
 
 
+def assert_labels(actual, expected, *, gap=1e-9):
+    """Equal, except where the scores are as good as tied."""
+    labels, margins = expected
+    assert actual.shape == labels.shape
+    assert not ((actual.long() != labels) & (margins > gap)).any()
+
+
 @covers("cam_to_label", "oracle")
 @given(
     cam_problems(5),
@@ -56,7 +63,7 @@ def test_oracle_with_thresholds(problem, seed, size, threshold, relu, normalize,
     options = {"size": size, "threshold": threshold, "relu": relu, "normalize": normalize}
     actual = cam_to_label(cam, labels, box=box, **options)
     assert actual.dtype == torch.int64
-    assert torch.equal(actual, oracle.cam_to_label(cam, labels, box=box, **options))
+    assert_labels(actual, oracle.cam_to_label(cam, labels, box=box, **options))
 
 
 @covers("cam_to_label", "oracle")
@@ -68,7 +75,7 @@ def test_oracle_with_thresholds_per_image(problem, seed, size, pair):
     t = t.sort(1).values if pair else t
     per_image = [tuple(r) if pair else r for r in t.tolist()]
     actual = cam_to_label(cam, labels, size=size, threshold=t)
-    assert torch.equal(actual, oracle.cam_to_label(cam, labels, size, per_image))
+    assert_labels(actual, oracle.cam_to_label(cam, labels, size, per_image))
 
 
 @covers("cam_to_label", "oracle")
@@ -78,13 +85,13 @@ def test_oracle_with_a_scored_background(problem, seed, size, power, relu):
     options = {"size": size, "relu": relu}
     actual = cam_to_label(cam, labels, background_power=power, **options)
     expected = oracle.cam_to_label(cam, labels, background_power=power, **options)
-    assert torch.equal(actual, expected)
+    assert_labels(actual, expected)
     background = torch.randn(cam[:, :1].shape, generator=generator(seed), dtype=torch.float64)
     maps = torch.cat([background, cam], dim=1)
     for normalize in ("minmax", None):
         options = {"size": size, "threshold": None, "relu": relu, "normalize": normalize}
         actual = cam_to_label(maps, labels, **options)
-        assert torch.equal(actual, oracle.cam_to_label(maps, labels, **options))
+        assert_labels(actual, oracle.cam_to_label(maps, labels, **options))
 
 
 @covers("cam_to_label", "properties")
@@ -186,7 +193,8 @@ def test_module():
 def test_dtypes(dtype):
     cam, labels = random_problem(5)
     cam = cam.to(dtype)
-    expected = oracle.cam_to_label(cam.double(), labels, (7, 9), PAIR)
+    expected, margins = oracle.cam_to_label(cam.double(), labels, (7, 9), PAIR)
+    assert margins.min() > 1e-6
     out = cam_to_label(cam, labels.to(dtype), size=(7, 9), threshold=PAIR)
     assert torch.equal(out, expected)
     with torch.autocast("cpu", torch.bfloat16):

@@ -9,7 +9,7 @@ from strategies import generator, random_mask, seeds, sizes, small
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from wsss_blocks.metrics import SegmentationEvaluator
-from wsss_blocks.metrics._counts import _count_by_scatter, count
+from wsss_blocks.ops.counting import _count_by_scatter, count
 
 
 def assert_scores(actual, expected):
@@ -274,7 +274,7 @@ def test_the_way_of_a_gpu_counts_the_same(monkeypatch, dtype):
     on_cpu.update(pred.to(dtype), target.to(dtype))
     monkeypatch.setattr(f"{evaluator}.count", _count_by_scatter)
     monkeypatch.setattr(
-        f"{evaluator}._largest_byte", lambda mask: 255 if mask.dtype == torch.uint8 else None
+        f"{evaluator}.largest_byte", lambda mask: 255 if mask.dtype == torch.uint8 else None
     )
     other_way.update(pred.to(dtype), target.to(dtype))
     assert torch.equal(other_way.counts, on_cpu.counts)

@@ -173,11 +173,15 @@ def cam_to_label(
     normalize="minmax",
     ignore_index=255,
 ):
-    """Spec 3.4 pixel by pixel; `threshold` is None, a number, a pair, or one of these per image."""
+    """Spec 3.4 pixel by pixel; `threshold` is None, a number, a pair, or one of these per image.
+
+    Returns the labels, and how far the scores of each pixel are from another decision.
+    """
     B, C = cam.shape[:2]
     x = resize(cam, size).tolist()
     first = 1 if threshold is None else 0
     out = torch.zeros(B, *size, dtype=torch.int64)
+    margins = torch.zeros(B, *size, dtype=torch.float64)
     for b in range(B):
         planes = []
         for c in range(C):
@@ -191,24 +195,31 @@ def cam_to_label(
         t = threshold[b] if isinstance(threshold, list) else threshold
         for i in range(size[0]):
             for j in range(size[1]):
-                best, winner = -math.inf, 0
+                best, second, winner = -math.inf, -math.inf, 0
                 for c in range(first, C):
                     if labels[b, c - first] > 0 and planes[c][i][j] > best:
-                        best, winner = planes[c][i][j], c - first + 1
+                        best, second, winner = planes[c][i][j], best, c - first + 1
+                    elif labels[b, c - first] > 0:
+                        second = max(second, planes[c][i][j])
                 if background_power is not None:
                     rest = max(1 - max(best, 0.0), 0.0) ** background_power
                     label = winner if best > rest else 0
+                    margin = abs(best - rest)
                 elif t is None:
                     label = winner if best > planes[0][i][j] else 0
+                    margin = abs(best - planes[0][i][j])
                 else:
                     low, high = t if isinstance(t, tuple) else (t, t)
+                    margin = min(abs(best - low), abs(best - high))
                     label = 0 if best <= low else ignore_index if best <= high else winner
+                if label == winner:  # which class it is matters only here
+                    margin = min(margin, best - second) if winner else math.inf
                 if box is not None:
                     top, left, bottom, right = box[b].tolist()
                     if not (top <= i < bottom and left <= j < right):
-                        label = ignore_index
-                out[b, i, j] = label
-    return out
+                        label, margin = ignore_index, math.inf
+                out[b, i, j], margins[b, i, j] = label, margin
+    return out, margins
 
 
 def box_to_valid(box, image_size, size):

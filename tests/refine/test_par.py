@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.refine import par_oracle, par_refiner_oracle, position_weights_oracle
 from strategies import generator, random_labels, seeds, sizes, small
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from wsss_blocks.refine import PixelAdaptiveRefine, pixel_adaptive_refine
 
@@ -132,6 +135,35 @@ def test_par_gives_the_same_with_and_without_gradients():
     with torch.no_grad():
         fast = pixel_adaptive_refine(images, maps)
     assert_same(pixel_adaptive_refine(images.requires_grad_(), maps.requires_grad_()), fast)
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that the results of all calls held at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.peak = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                reference = StorageWeakRef(tensor.untyped_storage())
+                self.alive[reference.cdata] = reference, tensor.untyped_storage().nbytes()
+        self.alive = {k: v for k, v in self.alive.items() if not v[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return out
+
+
+@covers("pixel_adaptive_refine", "properties")
+@pytest.mark.parametrize("name", KERNELS)
+def test_par_holds_its_weights_once(name):
+    """The weights are by far the largest thing: a second copy of them would be the peak."""
+    images, maps = problem(12, 2, 2, (48, 48), dtype=torch.float32)
+    with LiveBytes() as memory, torch.no_grad():
+        pixel_adaptive_refine(images, maps, dilations=(1, 2, 3, 4), **options(KERNELS[name]))
+    weights = 32 * 4 * 2 * 48 * 48
+    assert weights < memory.peak < 1.75 * weights
 
 
 @covers("pixel_adaptive_refine", "module")

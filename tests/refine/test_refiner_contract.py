@@ -4,13 +4,14 @@ import pytest
 import torch
 from contract import assert_close, assert_same
 
-from wsss_blocks.refine import NoRefiner, PixelAdaptiveRefine
+from wsss_blocks.refine import NoRefiner, PixelAdaptiveRefine, TransportRefine
 
 REFINERS = {
     "none": NoRefiner,
     "par": lambda: PixelAdaptiveRefine(iterations=3),
     "par-full": lambda: PixelAdaptiveRefine(iterations=2, downsample=1, softmax=False),
     "pamr": PixelAdaptiveRefine.pamr,
+    "transport": TransportRefine,
 }
 B, G, K, SIZE = 3, 2, 4, (12, 9)
 

@@ -42,17 +42,18 @@ def check_options(
         raise ValueError(f"dtype must hold ignore_index={ignore_index}, got {dtype}.")
 
 
-def threshold_bounds(
-    threshold: float | tuple[float, float] | Tensor, scores: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return (low, high), 0-dim or ``(B, 1, 1)``, in the dtype of ``scores``."""
-    if not isinstance(threshold, Tensor):
-        low, high = threshold if isinstance(threshold, tuple | list) else (threshold, threshold)
-        return scores.new_full((), low), scores.new_full((), high)
-    check_same_device("threshold", threshold, "cam", scores)
-    pair = threshold if threshold.ndim == 2 else torch.stack([threshold, threshold], dim=1)
-    low_map, high_map = pair.to(scores.dtype)[:, :, None, None].unbind(1)
-    return low_map, high_map
+def threshold_bounds(threshold: Threshold, cam: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return (low, high), each ``(B,)`` in the precision of the scores; high None: the same."""
+    if threshold is None:
+        return None, None
+    dtype = torch.promote_types(cam.dtype, torch.float32)
+    if isinstance(threshold, Tensor):
+        check_same_device("threshold", threshold, "cam", cam)
+        columns = threshold.detach().to(dtype).view(len(cam), -1)
+        return columns[:, 0], columns[:, 1] if columns.shape[1] == 2 else None
+    low, high = threshold if isinstance(threshold, tuple | list) else (threshold, threshold)
+    low_row, high_row = (cam.new_full((len(cam),), t, dtype=dtype) for t in (low, high))
+    return low_row, high_row if high != low else None
 
 
 def _check_threshold(

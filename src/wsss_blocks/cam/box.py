@@ -5,7 +5,7 @@ from torch import Tensor
 
 from wsss_blocks._validate import check_box, check_shape, check_size, values_are_checked
 
-__all__ = ["box_to_valid", "scale_box"]
+__all__ = ["box_to_valid", "check_inside", "scale_box"]
 
 
 def scale_box(box: Tensor, *, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -43,7 +43,11 @@ def scale_box(box: Tensor, *, image_size: tuple[int, int], size: tuple[int, int]
         >>> scale_box(box, image_size=(448, 448), size=(28, 28))
         tensor([[ 0,  6, 19, 28]])
     """
-    _check(box, image_size, size)
+    check_shape("box", box, "B 4")
+    check_box(box, batch=box.shape[0])
+    check_size("image_size", image_size)
+    check_size("size", size)
+    check_inside(box, image_size=image_size)
     old = torch.tensor([*image_size, *image_size], device=box.device)
     new = torch.tensor([*size, *size], device=box.device)
     return -torch.div(old - 2 * box.long() * new, 2 * old, rounding_mode="floor")
@@ -83,11 +87,8 @@ def box_to_valid(box: Tensor, *, image_size: tuple[int, int], size: tuple[int, i
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
-def _check(box: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> None:
-    check_shape("box", box, "B 4")
-    check_box(box, batch=box.shape[0])
-    check_size("image_size", image_size)
-    check_size("size", size)
+def check_inside(box: Tensor, *, image_size: tuple[int, int]) -> None:
+    """Raise where a box is inverted or leaves the image, if values are checked."""
     if values_are_checked(box):
         top, left, bottom, right = box.long().unbind(1)
         inside = (top >= 0) & (left >= 0) & (bottom <= image_size[0]) & (right <= image_size[1])

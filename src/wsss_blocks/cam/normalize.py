@@ -40,7 +40,9 @@ def normalize_cam(
         \text{cti: } \frac{\mathrm{ReLU}(x - \min x - \epsilon)}{\max x - \min x + \epsilon}
 
     after a ReLU on :math:`x` where ``relu`` is set. A constant map becomes 0 (with ``"max"`` only
-    the map without a positive score does: a constant positive one becomes 1).
+    the map without a positive score does: a constant positive one becomes 1). Time is O(B K h w),
+    peak memory three copies of the maps: 3 MiB for 16 images with K = 20 on a 28 x 28 grid, 184 MiB
+    for four at 448 x 448.
 
     Reference:
         minmax: "Token Contrast for Weakly-Supervised Semantic Segmentation" (ToCo), released code,

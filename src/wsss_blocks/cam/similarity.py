@@ -42,7 +42,9 @@ def similarity_cam(
             {\sum_k e^{s(v_i, t_k) / \tau} + \sum_m e^{s(v_i, t_m) / \tau}} .
 
     The product with the unit text rows is divided by the patch norms afterwards, so no tensor with
-    both a class and a feature axis appears. A zero vector has similarity 0.
+    both a class and a feature axis appears. A zero vector has similarity 0. Time is O(B D K h w);
+    peak memory one copy of the features, squared for their norms, and two of the scores: 28 MiB for
+    16 images with D = 512, K = 20 on a 28 x 28 grid.
 
     Reference:
         "DIAL: Dense Image-text ALignment for Weakly Supervised Semantic Segmentation", similarity

@@ -10,7 +10,7 @@ from torch import Tensor
 from wsss_blocks._validate import check_choice, check_int, values_are_checked
 from wsss_blocks.distributed import sum_over_ranks
 
-__all__ = ["Absent", "Counts", "Rates", "count", "fold", "rates"]
+__all__ = ["Absent", "Counts", "Rates", "fold", "rates"]
 
 Absent = Literal["both", "target"]
 
@@ -49,24 +49,6 @@ def rates(confusion: Tensor, *, absent: Absent) -> Rates:
         mfnr=ratio(in_target - tp, union, counted).nanmean(-1),
         pixel_accuracy=ratio(tp.sum(-1), total, total > 0),
     )
-
-
-def count(index: Tensor, cells: int) -> Tensor:
-    """Count how often each of ``0..cells-1`` occurs, without a host sync on a GPU."""
-    if index.device.type == "cpu":
-        return torch.bincount(index, minlength=cells)
-    return _count_by_scatter(index, cells)
-
-
-def _count_by_scatter(index: Tensor, cells: int) -> Tensor:
-    # torch.bincount reads the smallest and the largest index back to the host. A few interleaved
-    # copies of the table keep neighbouring pixels, which mostly agree, off one atomic counter.
-    copies = min(32, max(1, 2**20 // cells))
-    lane = torch.arange(len(index), device=index.device) % copies
-    table = torch.zeros(cells * copies, dtype=torch.int64, device=index.device)
-    one = torch.ones((), dtype=torch.int64, device=index.device).expand(len(index))
-    table.scatter_add_(0, index.long() * copies + lane, one)
-    return table.view(cells, copies).sum(1)
 
 
 class Counts:

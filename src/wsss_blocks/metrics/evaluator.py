@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from wsss_blocks._validate import check_integer, check_same_device, check_sequence
-from wsss_blocks.metrics._counts import Absent, Counts, count, fold, rates
+from wsss_blocks.metrics._counts import Absent, Counts, fold, rates
+from wsss_blocks.ops.counting import count, largest_byte
 
 __all__ = ["SegmentationEvaluator", "SegmentationScores"]
 
@@ -131,6 +132,10 @@ class SegmentationEvaluator(Counts):
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Count one image or batch.
 
+        One histogram of the pairs: time O(B H W), whatever the number of classes. Peak memory is 4
+        bytes per pixel for ``uint8`` masks and 18 for ``int64``: 12 or 55 MiB for 16 masks of
+        448 x 448.
+
         Args:
             pred: ``(B, H, W)`` or ``(H, W)`` class ids, any integer dtype.
             target: class ids or ``ignore_index``, the same shape.
@@ -174,8 +179,8 @@ class SegmentationEvaluator(Counts):
 
     def _count(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         c, ignored = self.num_classes, self.ignore_index
-        largest = _largest_byte(pred)
-        if c <= 256 and largest is not None and _largest_byte(target) is not None:
+        largest = largest_byte(pred)
+        if c <= 256 and largest is not None and largest_byte(target) is not None:
             # Ignored and impossible bytes have cells of their own, which costs no pass.
             rows, width = 256, c if largest < c else 256
         else:
@@ -192,11 +197,3 @@ class SegmentationEvaluator(Counts):
         if 0 <= ignored < rows:
             scored = scored - table[ignored].sum()
         return confusion, scored - confusion.sum()
-
-
-def _largest_byte(mask: Tensor) -> int | None:
-    # None: not only bytes, or looking would be a sync. It costs less than folding.
-    if mask.device.type != "cpu" or not mask.numel():
-        return 255 if mask.dtype == torch.uint8 else None
-    low, high = mask.aminmax()
-    return int(high) if int(low) >= 0 and int(high) < 256 else None

@@ -5,7 +5,6 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_blocks._numerics import at_least_float32
@@ -20,8 +19,9 @@ from wsss_blocks._validate import (
     check_sequence,
     check_shape,
 )
-from wsss_blocks.cam.normalize import scale_to_range
-from wsss_blocks.metrics._counts import Absent, Counts, count, fold, rates
+from wsss_blocks.metrics._counts import Absent, Counts, fold, rates
+from wsss_blocks.ops.counting import count
+from wsss_blocks.ops.running_max import strongest
 
 __all__ = ["SweepResult", "ThresholdSweep"]
 
@@ -118,6 +118,9 @@ class ThresholdSweep(Counts):
     def update(self, cam: Tensor, labels: Tensor, target: Tensor) -> None:
         """Count one batch; images of different sizes come one by one.
 
+        Time is O(B P H W) with P classes present in an image, whatever the number of thresholds.
+        Peak memory is about 30 bytes per pixel of the targets: 97 MiB for 16 of 448 x 448.
+
         Args:
             cam: ``(B, K, h, w)`` scores, normalised or not.
             labels: ``(B, K)`` multi-hot.
@@ -137,19 +140,23 @@ class ThresholdSweep(Counts):
         check_same_device("target", target, "cam", cam)
         if not len(cam):
             return
-        score, strongest = self._strongest(at_least_float32(cam), labels > 0, target.shape[-2:])
         folded = fold(target, num_classes=k + 1, ignore_index=self.ignore_index)
         invalid = (folded == k + 2).sum()
         self._check_ids(invalid, pred=None, target=target)
 
+        x = at_least_float32(cam.detach())
         # As cam_to_label compares score <= t, in the precision of the score.
-        if self._levels.device != score.device or self._levels.dtype != score.dtype:
-            self._levels = self.thresholds.to(score)
-        exceeded = torch.bucketize(score, self._levels, right=False)
+        if self._levels.device != x.device or self._levels.dtype != x.dtype:
+            self._levels = self.thresholds.to(x)
         bins = len(self.thresholds) + 1
-        index = (exceeded * (k + 2) + folded.clamp_max(k + 1)) * k + strongest
-        table = count(index.flatten(), bins * (k + 2) * k).view(bins, k + 2, k)
-        self._add(table[:, : k + 1], invalid)
+        zeros, size = x.new_zeros(len(x)), (target.shape[-2], target.shape[-1])
+        for part in strongest(x, labels, zeros, size, relu=True, minmax=self.normalize == "minmax"):
+            exceeded = torch.bucketize(part.best, self._levels, right=False)
+            row = exceeded * (k + 2) + folded[part.images].clamp_max(k + 1)
+            index = row * k + (part.label.long() - 1).clamp_min_(0)
+            table = count(index.flatten(), bins * (k + 2) * k).view(bins, k + 2, k)
+            self._add(table[:, : k + 1], torch.zeros_like(invalid))
+        self._add(torch.zeros_like(self.counts), invalid)
 
     def compute(self) -> SweepResult:
         """Score everything counted so far by this process (see ``all_reduce`` for the others).
@@ -174,27 +181,3 @@ class ThresholdSweep(Counts):
 
     def _settings(self) -> tuple[object, ...]:
         return (*super()._settings(), tuple(self.thresholds.tolist()), self.normalize)
-
-    def _strongest(
-        self, cam: Tensor, present: Tensor, size: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor]:
-        # Present classes first, lowest id first: as many rounds as the fullest image has classes
-        # (on a GPU, where reading that number is a sync, all K), never a (B, K, H, W) tensor.
-        order = present.long().argsort(dim=1, descending=True, stable=True)
-        rounds = int(present.sum(1).max()) if cam.device.type == "cpu" else cam.shape[1]
-        image = torch.arange(len(cam), device=cam.device)
-        best = cam.new_zeros(len(cam), *size)
-        strongest = torch.zeros(best.shape, dtype=torch.int64, device=cam.device)
-        for column in order.unbind(1)[:rounds]:
-            # The arithmetic of cam_to_label, so that a score is not one ulp across a threshold.
-            plane = cam[image, column][:, None]
-            base = plane.amin((-2, -1), keepdim=True)
-            plane = F.interpolate(plane - base, size=size, mode="bilinear", align_corners=False)
-            score = (plane + base).relu()
-            if self.normalize == "minmax":
-                score = scale_to_range(score)
-            score = torch.where(present[image, column][:, None, None], score[:, 0], 0)
-            better = score > best
-            best = torch.where(better, score, best)
-            strongest = torch.where(better, column[:, None, None], strongest)
-        return best, strongest

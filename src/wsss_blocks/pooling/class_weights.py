@@ -1,7 +1,5 @@
 """How much of each grid cell each class of a pixel mask covers (DHR, arXiv 2404.00380)."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -15,10 +13,9 @@ from wsss_blocks._validate import (
     check_size,
     check_valid,
 )
+from wsss_blocks.pooling._class_fractions import Assign, class_fractions
 
 __all__ = ["Assign", "PatchClassWeights", "patch_class_weights"]
-
-Assign = Literal["area", "majority", "nearest"]
 
 
 def patch_class_weights(
@@ -38,6 +35,10 @@ def patch_class_weights(
 
     The grid covers the image exactly: sizes need not divide each other and the grid may be finer
     than the mask. Areas are counted in whole numbers, so ties are true ties.
+
+    Time is O(B (H W + C H h w)). Peak memory is about 45 bytes per pixel of the mask, 60 where the
+    columns do not divide evenly, and B C H w floats: 150 MiB for 16 masks of 448 x 448 with C = 21
+    on a 28 x 28 grid.
 
     Reference:
         Jo et al., "DHR", ECCV 2024, eq. 2 (class-level average pooling labels each patch by the
@@ -131,68 +132,6 @@ class PatchClassWeights(nn.Module):
     def extra_repr(self) -> str:
         """Show the settings in the repr."""
         return f"num_classes={self.num_classes}, assign={self.assign!r}"
-
-
-def class_fractions(
-    mask: Tensor,
-    size: tuple[int, int],
-    num_classes: int,
-    assign: Assign,
-    ignore_index: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Compute the weights of checked arguments in ``dtype``."""
-    mask = mask.long()
-    keep = (mask >= 0) & (mask < num_classes) & (mask != ignore_index)
-    ids = mask.where(keep, 0)
-    if assign == "nearest":
-        rows = _centres(mask.shape[1], size[0], mask.device).unsqueeze(1)
-        columns = _centres(mask.shape[2], size[1], mask.device)
-        classes = torch.arange(num_classes, device=mask.device).view(-1, 1, 1)
-        ids, keep = ids[:, None, rows, columns], keep[:, None, rows, columns]
-        return ((ids == classes) & keep).to(dtype)
-    areas = _areas(ids, keep, size=size, num_classes=num_classes)
-    if assign == "area":
-        return areas.to(dtype) / (mask.shape[1] * mask.shape[2])
-    largest = (areas == areas.amax(1, keepdim=True)) & (areas > 0)
-    return (largest & (largest.cumsum(1) == 1)).to(dtype)
-
-
-def _areas(ids: Tensor, keep: Tensor, *, size: tuple[int, int], num_classes: int) -> Tensor:
-    """Cover of each cell by each class (B, C, h, w), in units of 1 / (H W) of the cell.
-
-    On an axis of W w units a pixel spans w and a cell W, so overlaps are integers, exact in float32
-    up to 16.7 million pixels. A scatter adds up the columns: the product of the one-hot mask with
-    the column overlaps, without the (B, C, H, W) one-hot mask. The rows are a matrix product.
-    """
-    batch, height, width = ids.shape
-    h, w = size
-    # Cells that a pixel can touch; exactly one where the pixels divide evenly among the cells.
-    taps = 1 if width % w == 0 else (w - 1) // width + 2
-    pixel = torch.arange(width, device=ids.device)
-    cell = (pixel * w // width).unsqueeze(1) + torch.arange(taps, device=ids.device)
-    overlap = _overlap(pixel.unsqueeze(1), cell, pixels=width, cells=w)
-    row = torch.arange(height, device=ids.device)
-    start = (ids * height + row.unsqueeze(1)) * w
-    index = start.unsqueeze(3) + cell.clamp_max(w - 1)
-    source = overlap.float() * keep.unsqueeze(3)
-    covered = source.new_zeros(batch, num_classes * height * w)
-    covered.scatter_add_(1, index.flatten(1), source.flatten(1))
-    band = torch.arange(h, device=ids.device)
-    rows = _overlap(row, band.unsqueeze(1), pixels=height, cells=h).float()
-    with torch.autocast(ids.device.type, enabled=False):
-        return rows @ covered.view(batch, num_classes, height, w)
-
-
-def _overlap(pixel: Tensor, cell: Tensor, *, pixels: int, cells: int) -> Tensor:
-    """Common length of pixels and cells of an axis of ``pixels * cells`` units."""
-    end = torch.minimum((pixel + 1) * cells, (cell + 1) * pixels)
-    return (end - torch.maximum(pixel * cells, cell * pixels)).clamp_min(0)
-
-
-def _centres(pixels: int, cells: int, device: torch.device) -> Tensor:
-    """Index of the pixel that holds the centre of each cell."""
-    return (2 * torch.arange(cells, device=device) + 1) * pixels // (2 * cells)
 
 
 def check_settings(num_classes: int, assign: str) -> None:

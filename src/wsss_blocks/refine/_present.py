@@ -116,7 +116,7 @@ def put_back(refined: Tensor, index: Tensor | None, *, like: Tensor) -> Tensor:
         batch, groups, _, height, width = refined.shape
         blank = refined.new_zeros(batch, groups, like.shape[-3], height, width)
         where = index[:, None, :, None, None].expand_as(refined)
-        refined = blank.scatter(2, where, refined)
+        refined = blank.scatter_(2, where, refined)
     return refined if like.ndim == 5 else refined.squeeze(1)
 
 

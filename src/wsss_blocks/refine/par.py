@@ -12,12 +12,7 @@ from wsss_blocks._numerics import at_least_float32
 from wsss_blocks._validate import check_finite, check_int
 from wsss_blocks.backbones.features import Features
 from wsss_blocks.refine import _present
-from wsss_blocks.refine._neighbours import (
-    check_options,
-    colour_weights,
-    neighbours,
-    position_weights,
-)
+from wsss_blocks.refine._neighbours import check_options, neighbour_weights, weighted_sum
 
 __all__ = ["PixelAdaptiveRefine", "pixel_adaptive_refine"]
 
@@ -47,6 +42,11 @@ def pixel_adaptive_refine(
     with :math:`\sigma_{i,ch}` the unbiased standard deviation over the neighbours, :math:`d_{ij}`
     the distance in pixels, :math:`\epsilon = 10^{-8}`. ``kernel="pamr"`` is the older form:
     :math:`|I_i - I_j|` to the first power, and the pixel counts once per ring in :math:`\sigma`.
+
+    With R rings, time is O(B R H W (1 + C · iterations)) and peak memory about 8 R + 6 C + 12
+    float32 planes ``(B, H, W)``, of which 8 R are the weights: 15 MiB for one 224 x 224 image,
+    C = 3 and the default rings, 40 MiB for C = 21. With a gradient, all that the steps made is
+    kept.
 
     Reference:
         PAR: Ru et al., "Learning Affinity from Attention", CVPR 2022,
@@ -90,15 +90,10 @@ def pixel_adaptive_refine(
     dtype = torch.promote_types(at_least_float32(images).dtype, at_least_float32(maps).dtype)
     sets = _present.as_sets(maps).to(dtype)
     sets = _present.resize_sets(sets, size, align_corners=True)
-    weights = colour_weights(images.to(dtype), dilations, colour_scale, kernel)
-    if position_weight:
-        weights = weights + position_weight * position_weights(weights, dilations, colour_scale)
+    weights = neighbour_weights(images.to(dtype), dilations, colour_scale, position_weight, kernel)
     refined = sets.flatten(1, 2)
     for _ in range(iterations):
-        near = neighbours(refined, dilations)
-        refined = near[0] * weights[:, :1]
-        for r, plane in enumerate(near[1:], start=1):
-            refined.addcmul_(plane, weights[:, r : r + 1])
+        refined = weighted_sum(refined, weights, dilations)
     return _present.put_back(refined.view_as(sets), None, like=maps)
 
 
@@ -108,6 +103,10 @@ class PixelAdaptiveRefine(nn.Module):
     The defaults are ToCo's recipe: images and maps are resized to half the image size, scores
     become probabilities by a softmax over background and the present classes, the result is
     refined and resized to the images (all bilinear, ``align_corners=False``).
+
+    Time and memory are those of the function at the working size, for G times as many maps as
+    channels are present, and the result: 52 MiB for one 448 x 448 image with G = 2
+    and two of 20 classes. The weights are made once, however many sets there are.
 
     Args:
         dilations: Radius of each ring, in pixels of the working resolution.

@@ -51,7 +51,10 @@ def refine_to_label(
 
     Both backgrounds go through one call of the refiner, as two map sets, and only the classes
     present in the batch take part where that can be found out without waiting for a GPU. No
-    gradient flows.
+    gradient flows. Time is that of the refiner. Beside what it takes itself, peak memory is about
+    three and a half times its maps, ``(B, 2, P + 1, H, W)`` floats with P classes present in an
+    image: 63 MiB for four images of 448 x 448 with P = 2, and 95 MiB with
+    :class:`~wsss_blocks.refine.PixelAdaptiveRefine`.
 
     Reference:
         Ru et al., "Token Contrast for Weakly-Supervised Semantic Segmentation", CVPR 2023,
