@@ -263,8 +263,8 @@ def evaluate(cfg: Config, model: DALNet, device, val, masked, **extra) -> dict[s
     results = cli.evaluate_system(
         cfg.output, protocol=protocol, class_maps=class_maps, pseudo_label=model.pseudo_label,
         maps_protocol=replace(protocol, flip_reduce="max", scale_reduce="sum", **views),
-        logits=whole if cfg.seg else None, size=cfg.eval_size, val=val, train=masked,
-        refiner=PixelAdaptiveRefine(**refine), device=device, seed=cfg.seed, extra=extra,
+        logits=whole if cfg.seg else None, size=cfg.eval_size, val=val, train=masked, extra=extra,
+        refiner=PixelAdaptiveRefine(**refine), refine=cfg.refine, device=device, seed=cfg.seed,
     )  # fmt: skip
     if cfg.gia or cfg.lea:
         file = cfg.output / "figures" / "similarity.png"

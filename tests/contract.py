@@ -31,9 +31,19 @@ _FUNCTION_FIRST = "the first argument is a function; functools.partial is the co
 _INTEGERS = "integers and bools in and out: nothing to differentiate"
 _COUNTS = "integers out of a mask or labels; nothing to configure but the ignored id"
 _BUILDER = "builds frozen rows of text once, before training"
+_FITTED = "a number fitted once to the scores of a data set, for a configuration"
 _NO_STATE = "a helper of two lines around integers, with nothing to configure"
+_ONE_RADIUS = "a formula with a radius; functools.partial is the configured form"
 EXEMPT: dict[str, dict[str, str]] = {
     "class_weight_cam": {"module": "ClassHead is the module"},
+    "gradient_cam": {
+        "module": "functools.partial is the configured form",
+        "compile": "it calls torch.autograd.grad, which dynamo does not trace by default",
+    },
+    "present_softmax_scores": {"module": "a formula without state"},
+    "tap_output": dict.fromkeys(
+        ("gradcheck", "module", "compile"), "a context manager around a hook; values pass unchanged"
+    ),
     "multi_scale_cam": {"module": _FUNCTION_FIRST},
     "multi_scale_logits": {"module": _FUNCTION_FIRST},
     "cam_to_label": {"gradcheck": "integer output, the input is detached"},
@@ -60,6 +70,18 @@ EXEMPT: dict[str, dict[str, str]] = {
     "global_implicit_alignment_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
     "create_text_bank": dict.fromkeys(("gradcheck", "module", "compile"), _BUILDER),
     "outside_text": dict.fromkeys(("gradcheck", "module", "compile"), _BUILDER),
+    "otsu_threshold": dict.fromkeys(("gradcheck", "module", "compile"), _FITTED),
+    "mixture_threshold": dict.fromkeys(("gradcheck", "module", "compile"), _FITTED),
+    "strongest_scores": {
+        "gradcheck": "the input is detached: it is what cam_to_label compares",
+        "module": "feeds the fits of thresholds, once per data set",
+        "compile": "the labels say how many scores there are",
+    },
+    "edge_affinity": {"module": _ONE_RADIUS},
+    "feature_affinity": {"module": _ONE_RADIUS},
+    "affinity_labels": {"gradcheck": _INTEGERS, "module": _ONE_RADIUS},
+    "affinity_matrix_labels": {"gradcheck": _INTEGERS, "module": _ONE_RADIUS},
+    "affinity_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
     "scale_box": {"gradcheck": _INTEGERS, "module": _NO_STATE},
     "box_to_valid": {"gradcheck": _INTEGERS, "module": _NO_STATE},
 }

@@ -480,6 +480,7 @@ EXEMPT: dict[str, str] = {
             *("ClassCentroids", "ClassHeadOutput", "Features", "TextFeatures"),
             *("RecordedMetrics", "ScoredMaps", "SegmentationScores", "SweepResult"),
             *("LoadReport", "ToCoCheckpoint", "Segmentation"),
+            *("AffinityLabels", "NeighbourAffinity"),
         ),
         _CONTAINER,
     ),
@@ -496,6 +497,7 @@ EXEMPT: dict[str, str] = {
     ),
     "write_coco_layout": "write_voc_layout with other names",
     "hardware": "takes no argument",
+    "tap_output": "takes a module",
     "Compose": "takes functions only",
     "AddView": "takes a name and a function",
     "Augmented": "takes a data set and a function",
@@ -680,6 +682,42 @@ def _class_weight(d: Draw) -> dict[str, Any]:
     return {"features": d.normal(d.whole(1, 2), dim, *d.grid()), "weight": d.normal(*shape)}
 
 
+def _gradient_cam(scores: Any, tap: Any, **rest: Any) -> Tensor:
+    """Put the scores on a graph with the tap, where both can be on one."""
+    both = [x for x in (scores, tap) if isinstance(x, Tensor) and x.is_floating_point()]
+    if len(both) == 2 and scores.device == tap.device:
+        tap = tap.detach().requires_grad_()
+        scores = scores.detach() + tap.tanh().sum()
+    return cam.gradient_cam(scores, tap, **rest)
+
+
+@target(cam.gradient_cam, call=_gradient_cam)
+def _gradient(d: Draw) -> dict[str, Any]:
+    b, k, dim, size = d.whole(1, 2), d.whole(1, 3), d.whole(1, 4), d.grid()
+    tokens = d.coin()
+    shape = (b, d.whole(0, 2) + size[0] * size[1], dim) if tokens else (b, dim, *size)
+    return {
+        "scores": d.normal(b, k),
+        "tap": d.normal(*shape),
+        "labels": d.labels(b, k),
+        "mode": d.one_of("gradcam", "layercam", "hirescam"),
+        "grid": size if tokens else d.maybe(size),
+        "max_classes": d.maybe(k),
+        "relu": d.coin(),
+        "create_graph": d.coin(),
+    }
+
+
+@target(cam.present_softmax_scores)
+def _present_softmax(d: Draw) -> dict[str, Any]:
+    b, k = d.whole(1, 2), d.whole(1, 3)
+    return {
+        "logits": d.normal(b, k),
+        "labels": d.labels(b, k),
+        "background": d.maybe(d.normal(b, d.whole(1, 3))),
+    }
+
+
 @target(cam.scale_box, cam.box_to_valid)
 def _boxes(d: Draw) -> dict[str, Any]:
     image_size = d.grid(6)
@@ -703,6 +741,28 @@ def _cam_to_label(d: Draw) -> dict[str, Any]:
         "ignore_index": 255,
         "dtype": d.one_of(torch.int64, torch.uint8, torch.int32),
     }
+
+
+@target(cam.strongest_scores)
+def _strongest_scores(d: Draw) -> dict[str, Any]:
+    b, k = d.whole(1, 2), d.whole(1, 3)
+    return {
+        "cam": d.normal(b, k, *d.grid()),
+        "labels": d.labels(b, k),
+        "size": d.maybe(d.grid()),
+        "relu": d.coin(),
+        "normalize": d.maybe("minmax"),
+    }
+
+
+@target(cam.otsu_threshold)
+def _otsu_threshold(d: Draw) -> dict[str, Any]:
+    return {"scores": d.uniform(d.whole(1, 9)), "bins": d.whole(2, 30)}
+
+
+@target(cam.mixture_threshold)
+def _mixture_threshold(d: Draw) -> dict[str, Any]:
+    return {"scores": d.uniform(d.whole(1, 9)), "max_scores": d.whole(4, 30)}
 
 
 @target(cam.CAMToLabel)
@@ -752,6 +812,26 @@ def _par(d: Draw) -> dict[str, Any]:
     return {"images": found["images"], "maps": found["maps"], **_rings(d)}
 
 
+def _crf_settings(d: Draw) -> dict[str, Any]:
+    return {
+        "iterations": d.whole(0, 2),
+        "gaussian": d.one_of((1.0, 3.0), (3.0, 0.0)),
+        "bilateral": d.one_of((67.0, 3.0, 4.0), (5.0, 50.0, 1.0)),
+        "method": d.one_of("auto", "lattice", "cells", "exact"),
+    }
+
+
+@target(refine.DenseCRF)
+def _crf_module(d: Draw) -> dict[str, Any]:
+    return {**_refined(refine.NoRefiner())(d), **_crf_settings(d)}
+
+
+@target(refine.dense_crf)
+def _crf(d: Draw) -> dict[str, Any]:
+    found = _refined(refine.NoRefiner())(d)
+    return {"probs": found.pop("maps"), **found, **_crf_settings(d)}
+
+
 def _transport_settings(d: Draw) -> dict[str, Any]:
     return {"reg": d.one_of(0.1, 1.0), "num_iters": d.whole(1, 3)}
 
@@ -772,6 +852,11 @@ def _transport(d: Draw) -> dict[str, Any]:
         "official": d.coin(),
         **_transport_settings(d),
     }
+
+
+@target(refine.morphological_closing, refine.MorphologicalClosing)
+def _morphological_closing(d: Draw) -> dict[str, Any]:
+    return {"maps": d.normal(d.whole(1, 2), d.whole(1, 3), *d.grid()), "size": d.one_of(1, 3, 7)}
 
 
 @target(refine.add_background)
@@ -818,6 +903,125 @@ def _refine_to_label(d: Draw) -> dict[str, Any]:
     }
 
 
+def _walk_settings(d: Draw, *shape: int) -> dict[str, Any]:
+    return {
+        "beta": d.one_of(1.0, 8.0),
+        "steps": d.one_of(0, 2, 50),
+        "valid": d.valid(shape[0], *shape[-2:]),
+    }
+
+
+_HALF_PLANE = ((0, 1), (1, -1), (2, 0))
+
+
+@target(
+    refine.random_walk,
+    call=lambda maps, values, offsets, **a: refine.random_walk(
+        maps, refine.NeighbourAffinity(values, offsets), **a
+    ),
+)
+def _random_walk(d: Draw) -> dict[str, Any]:
+    b, k, size = d.whole(1, 2), d.whole(1, 3), d.grid()
+    return {
+        "maps": d.normal(b, *d.one_of((), (2,)), k, *size),
+        "values": d.uniform(b, 3, *size),
+        "offsets": _HALF_PLANE,
+        **_walk_settings(d, b, *size),
+    }
+
+
+@target(refine.random_walk, name="random_walk.matrix")
+def _random_walk_matrix(d: Draw) -> dict[str, Any]:
+    b, k, (h, w) = d.whole(1, 2), d.whole(1, 3), d.grid(3)
+    matrix = d.uniform(b, h * w, h * w)
+    maps = d.normal(b, k, h, w)
+    return {"maps": maps, "affinity": matrix, **_walk_settings(d, b, h, w)}
+
+
+@target(
+    refine.RandomWalk,
+    call=lambda images, maps, labels, box, **a: refine.RandomWalk(
+        lambda x, _: refine.feature_affinity(x, radius=2), **a
+    )(images, maps, labels=labels, box=box),
+)
+def _random_walk_module(d: Draw) -> dict[str, Any]:
+    settings = {"beta": d.one_of(1.0, 8.0), "steps": d.whole(0, 3)}
+    return {**_refined(refine.NoRefiner())(d), **settings}
+
+
+@target(refine.edge_affinity)
+def _edge_affinity(d: Draw) -> dict[str, Any]:
+    return {"edge": d.uniform(d.whole(1, 2), 1, *d.grid()), "radius": d.whole(2, 4)}
+
+
+@target(refine.feature_affinity)
+def _feature_affinity(d: Draw) -> dict[str, Any]:
+    shape = d.whole(1, 2), d.whole(1, 3), *d.grid()
+    return {"features": d.normal(*shape), "radius": d.whole(2, 4)}
+
+
+@target(refine.affinity_labels, refine.affinity_matrix_labels)
+def _affinity_labels(d: Draw) -> dict[str, Any]:
+    return {
+        "mask": d.mask(d.whole(1, 2), *d.grid(), classes=3),
+        "radius": d.whole(2, 4),
+        "ignore_index": 255,
+    }
+
+
+@target(refine.class_aware_affinity, refine.ClassAwareAffinity)
+def _class_aware_affinity(d: Draw) -> dict[str, Any]:
+    b, k, (h, w) = d.whole(1, 2), d.whole(1, 3), d.grid(3)
+    return {
+        "cam": d.uniform(b, k, h, w),
+        "attention": d.uniform(b, h * w, h * w),
+        "labels": d.labels(b, k),
+        "threshold": d.one_of(0.0, 0.4),
+        "rounds": d.whole(0, 3),
+        "power": d.whole(0, 3),
+    }
+
+
+def _kinds(d: Draw) -> dict[str, Any]:
+    offsets = ((0, 1), (1, 0))
+    kinds = torch.randint(0, 4, (d.whole(1, 2), 2, *d.grid()), generator=d.generator)
+    names = ("background", "foreground", "different")
+    return {**{name: kinds == i for i, name in enumerate(names)}, "offsets": offsets}
+
+
+@target(
+    losses.affinity_loss,
+    call=lambda values, offsets, counts, **kinds: losses.affinity_loss(
+        refine.NeighbourAffinity(values, offsets),
+        refine.AffinityLabels(**kinds, offsets=offsets),
+        counts=counts,
+    ),
+    fixed={"offsets": "those of both arguments"},
+)
+@target(
+    losses.AffinityLoss,
+    call=lambda values, offsets, counts, **kinds: losses.AffinityLoss()(
+        refine.NeighbourAffinity(values, offsets),
+        refine.AffinityLabels(**kinds, offsets=offsets),
+        counts=counts,
+    ),
+    fixed={"offsets": "those of both arguments"},
+)
+def _affinity_loss(d: Draw) -> dict[str, Any]:
+    kinds = _kinds(d)
+    values = d.uniform(*kinds["background"].shape)
+    return {"values": values, "counts": d.maybe(torch.tensor([2, 3, 4])), **kinds}
+
+
+@target(
+    losses.affinity_counts,
+    call=lambda **kinds: losses.affinity_counts(refine.AffinityLabels(**kinds)),
+    fixed={"offsets": "those of a mask"},
+)
+def _affinity_counts(d: Draw) -> dict[str, Any]:
+    return _kinds(d)
+
+
 @target(losses.multi_label_soft_margin_loss, losses.MultiLabelSoftMarginLoss)
 def _soft_margin(d: Draw) -> dict[str, Any]:
     b, k = d.whole(1, 3), d.whole(1, 4)
@@ -836,6 +1040,23 @@ def _balanced(d: Draw) -> dict[str, Any]:
         "mask": d.mask(b, *size, classes=c),
         "ignore_index": 255,
         "counts": d.maybe(torch.tensor([3, 4])),
+    }
+
+
+@target(losses.dense_energy_loss, losses.DenseEnergyLoss)
+def _dense_energy(d: Draw) -> dict[str, Any]:
+    b, c, size = d.whole(1, 2), d.whole(1, 4), d.grid(6)
+    return {
+        "logits": d.normal(b, c, *d.one_of(size, d.grid())),
+        "images": d.uniform(b, 3, *size),
+        "mask": d.maybe(d.mask(b, *size, classes=c)),
+        "box": d.maybe(d.box(b, size)),
+        "weight": 0.1,
+        "sigma_rgb": d.one_of(15.0, 90.0),
+        "sigma_xy": 4.0,
+        "scale": d.one_of(0.5, 1.0),
+        "method": d.one_of("auto", "lattice", "exact", "cells"),
+        "ignore_index": 255,
     }
 
 

@@ -16,6 +16,8 @@ from wsss_blocks.distributed import (
     world_size,
 )
 from wsss_blocks.losses import (
+    affinity_counts,
+    affinity_loss,
     balanced_segmentation_counts,
     balanced_segmentation_loss,
     cross_contrastive_counts,
@@ -26,6 +28,7 @@ from wsss_blocks.losses import (
     patch_token_contrast_counts,
     patch_token_contrast_loss,
 )
+from wsss_blocks.refine import affinity_labels, feature_affinity
 
 RANKS = 2
 SPLITS = ((3, 1), (1, 3), (2, 2))  # images per rank; the last image contributes nothing
@@ -65,6 +68,11 @@ def cross(w, features, mask, labels, **options):
     )
 
 
+def affinity(w, features, mask, labels, **options):
+    near = feature_affinity(torch.einsum("bdhw,de->behw", features, w), radius=2)
+    return affinity_loss(near, affinity_labels(mask, radius=2), **options)
+
+
 LOSSES = {
     "global_implicit_alignment": lambda w, x, mask, labels, **k: global_implicit_alignment_loss(
         x.mean((2, 3)) @ w, labels, TEXT[:3], TEXT[3:], **k
@@ -78,6 +86,7 @@ LOSSES = {
     "balanced_segmentation": lambda w, x, mask, labels, **k: balanced_segmentation_loss(
         torch.einsum("bdhw,de->behw", x, w), mask, **k
     ),
+    "affinity": affinity,
 }
 CASES = [
     (name, split)
@@ -107,6 +116,7 @@ SHARES = {
     "cross_contrastive": cross_contrastive_counts,
     "cross_contrastive_token": cross_contrastive_counts,
     "global_implicit_alignment": lambda mask, labels: global_implicit_alignment_counts(labels),
+    "affinity": lambda mask, labels: affinity_counts(affinity_labels(mask, radius=2)),
     "soft_margin": lambda mask, labels: torch.tensor(len(labels)),
 }
 WHOLE = {**LOSSES, "soft_margin": soft_margin}

@@ -183,6 +183,23 @@ def test_profile_shows_versions_side_by_side(tmp_path):
     assert "- before: `run`; Some CPU; commit `abc`, today." in page
 
 
+def test_refiners_and_thresholds_come_with_their_protocol(tmp_path):
+    path = tmp_path / "x.json"
+    assert result_tables.refiners_page(path) == "Not measured.\n"
+    facts = {"command": "run", "commit": "abc", "date": "today", "hardware": {"cpu": "Some CPU"}}
+    facts |= {"protocol": "voc val, 9 images", "checkpoint": "seed 0"}
+    row = {"name": "CRF", "resolution": "image", "background": 0.2, "miou": 40.04, "mfpr": 30.0}
+    row |= {"mfnr": 29.96, "cpu_ms": 412.3, "mib": None, "gradient": False}
+    path.write_text(json.dumps(facts | {"rows": [row]}))
+    page = result_tables.refiners_page(path)
+    assert "| CRF | image | 0.2 | 40.0 | 30.0 | 30.0 | 412 | n/a | no |" in page
+    assert "- Protocol: voc val, 9 images." in page
+    assert "- `run`; Some CPU; commit `abc`, today." in page
+    row = {"maps": "CAM", "name": "Otsu", "threshold": 0.3164, "train": 31.8, "val": 28.6}
+    path.write_text(json.dumps(facts | {"rows": [row | {"cpu_ms": 70.3}]}))
+    assert "| CAM, Otsu | 0.316 | 31.8 | 28.6 | 70 |" in result_tables.thresholds_page(path)
+
+
 def test_preset_table_tells_numbers_from_flags():
     @dataclasses.dataclass
     class Config:

@@ -22,7 +22,7 @@ import importlib.util
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +275,7 @@ def preset_table(presets: Mapping[str, Any]) -> str:
     """Return one line per option and one column per preset."""
     of_a_run = {"preset", "root", "output", "resume", "seed", "device", "predict", "workers"}
     of_a_run |= {"compile", "mixed_precision", "save_every", "evaluate", "eval_every", "log_every"}
-    of_a_run |= {"labels", "strict", "keep_empty", "outside"}
+    of_a_run |= {"labels", "strict", "keep_empty", "outside", "refine"}
     names = [f.name for f in dataclasses.fields(next(iter(presets.values())))]
     rows = [
         [f"`{name}`", *(_option(getattr(preset, name)) for preset in presets.values())]
@@ -328,6 +328,38 @@ def reliability_page(path: Path) -> str:
     return table + "\n\n" + "\n".join(sources) + "\n"
 
 
+def refiners_page(path: Path) -> str:
+    """Return the table of ``benchmarks/refiner_table.py refiners``, with how it was measured."""
+    header = ["refiner", "works on", "background", "mIoU", "mFPR", "mFNR", "CPU, ms per image"]
+    return _measured_page(path, [*header, "memory, MiB", "gradient"], lambda row: [
+        row["name"], row["resolution"], f"{row['background']:g}", f"{row['miou']:.1f}",
+        f"{row['mfpr']:.1f}", f"{row['mfnr']:.1f}", f"{row['cpu_ms']:.0f}",
+        NOTHING if row["mib"] is None else f"{row['mib']:.0f}", "yes" if row["gradient"] else "no",
+    ])  # fmt: skip
+
+
+def thresholds_page(path: Path) -> str:
+    """Return the table of ``benchmarks/refiner_table.py thresholds``, with how it was measured."""
+    header = ["maps, threshold", "value", "mIoU train", "mIoU val", "CPU, ms"]
+    return _measured_page(path, header, lambda row: [
+        f"{row['maps']}, {row['name']}", f"{row['threshold']:.3f}", f"{row['train']:.1f}",
+        f"{row['val']:.1f}", f"{row['cpu_ms']:.0f}",
+    ])  # fmt: skip
+
+
+def _measured_page(path: Path, header: list[str], cells: Callable[[Any], list[str]]) -> str:
+    if not path.is_file():
+        return "Not measured.\n"
+    found = json.loads(path.read_text())
+    facts = [
+        f"- Protocol: {found['protocol']}.",
+        f"- Network: {found['checkpoint']}.",
+        f"- `{found['command']}`; {describe_hardware(found['hardware'])}; commit "
+        f"`{found['commit']}`, {found['date']}.",
+    ]
+    return markdown_table(header, map(cells, found["rows"])) + "\n\n" + "\n".join(facts) + "\n"
+
+
 def write_generated(root: Path = ROOT) -> None:
     """Write ``docs/_generated/*.md``, what the pages of the docs include."""
     results, folder = root / "benchmarks" / "results", root / "docs" / "_generated"
@@ -335,6 +367,12 @@ def write_generated(root: Path = ROOT) -> None:
     pages = {name: system_page(read_results(results / f"{name}.json")) for name in SYSTEM_TABLES}
     pages["benchmarks"] = benchmark_page(read_benchmarks(results))
     pages["profile"] = profile_page(results / "profile_dalnet.json")
+    views = results / "dalnet_voc_small_crf.json"
+    pages["dalnet_voc_small_crf"] = (
+        system_page(read_results(views)) if views.is_file() else "Not measured.\n"
+    )
+    pages["refiners"] = refiners_page(results / "refiners.json")
+    pages["thresholds"] = thresholds_page(results / "thresholds.json")
     pages["reliability"] = reliability_page(results / "reliability.json")
     pages["dalnet_presets"] = (
         preset_table(read_presets(root / "examples" / "train_dalnet.py")) + "\n"

@@ -22,6 +22,7 @@ from benchmarks.baselines import (
     class_average_patch_loop,
     evaluator,
     par_onehot,
+    random_walk_dense,
     similarity,
 )
 from benchmarks.bench_cam_to_label import problem as cam_problem
@@ -29,10 +30,16 @@ from benchmarks.bench_class_average_pool import problem as mask_problem
 from benchmarks.bench_evaluator import masks
 from benchmarks.bench_par import problem as par_problem
 from benchmarks.bench_par import resize
+from benchmarks.bench_random_walk import problem as edge_problem
 from wsss_blocks.cam import cam_to_label, similarity_cam
 from wsss_blocks.metrics import SegmentationEvaluator
 from wsss_blocks.pooling import class_average_pool
-from wsss_blocks.refine import PixelAdaptiveRefine, pixel_adaptive_refine
+from wsss_blocks.refine import (
+    PixelAdaptiveRefine,
+    edge_affinity,
+    pixel_adaptive_refine,
+    random_walk,
+)
 
 Call = Callable[[], Tensor]
 ATTEMPTS, ROUNDS = 3, 5
@@ -112,6 +119,16 @@ def patch_text_similarity() -> tuple[Call, Call]:
     return partial(similarity.best, features, text), partial(similarity_cam, features, text)
 
 
+def long_random_walk() -> tuple[Call, Call]:
+    maps, edge = edge_problem(28, "cpu")
+    affinity = edge_affinity(edge)
+    rows = random_walk_dense.compressed_rows(affinity.values[0], affinity.offsets, 10.0)
+    return (
+        lambda: random_walk_dense.walk_compressed(maps[0], rows, steps=128)[None],
+        partial(random_walk, maps, affinity, beta=10.0, steps=128),
+    )
+
+
 def confusion() -> tuple[Call, Call]:
     pred, target = masks(8, 448, 21, "cpu")
 
@@ -134,6 +151,7 @@ FLOORS: dict[Callable[[], tuple[Call, Call]], tuple[float, float]] = {
     class_average_on_the_grid: (0.72, 0.36),
     class_average_from_pixels: (0.58, 0.29),
     patch_text_similarity: (1.6, 0.8),
+    long_random_walk: (1.7, 0.85),
     confusion: (3.1, 1.55),
 }
 

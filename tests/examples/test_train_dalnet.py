@@ -133,6 +133,23 @@ def test_each_preset_trains_evaluates_and_draws(preset, tmp_path, voc, coco, fol
         assert (tmp_path / name).is_file(), name
 
 
+def test_a_run_is_scored_raw_with_several_views_and_behind_a_crf(tmp_path):
+    trained = config("scenes", tmp_path, steps=2)
+    plain = main(dataclasses.replace(trained, refine="none"))
+    assert not [name for name in plain if "_par" in name or "_crf" in name or "_raw" in name]
+    again = dataclasses.replace(trained, resume=True, refine="crf", eval_scales=(1.0, 1.5))
+    results = main(again)
+    assert results["cam_miou"] == plain["cam_miou"]
+    assert results["seg_raw_miou"] == plain["seg_miou"]
+    protocol = read_metrics(tmp_path / "metrics.json").protocol
+    assert protocol["seg_raw_miou"].scales == (1.0,)
+    for name in ("cam_crf_miou", "text_cam_crf_miou", "seg_crf_miou"):
+        assert 0 <= results[name] <= 1
+        assert "bilateral=(121.0, 5.0, 4.0)" in protocol[name].refiner
+    assert protocol["seg_crf_miou"].scales == (1.0, 1.5)
+    assert not [name for name in results if "_par" in name]
+
+
 def losses_of(cfg: Config) -> list[dict[str, float]]:
     """Train and record the loss terms of each step."""
     seen, forward = [], train_dalnet.DALNet.forward

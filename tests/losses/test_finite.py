@@ -1,16 +1,21 @@
 """A broken input is named by each loss, before it becomes a NaN without an origin."""
 
+import functools
+
 import pytest
 import torch
 from strategies import generator
 
 from wsss_blocks.losses import (
+    affinity_loss,
     balanced_segmentation_loss,
     cross_contrastive_loss,
+    dense_energy_loss,
     global_implicit_alignment_loss,
     multi_label_soft_margin_loss,
     patch_token_contrast_loss,
 )
+from wsss_blocks.refine import NeighbourAffinity, affinity_labels
 
 
 def random(*shape):
@@ -18,10 +23,20 @@ def random(*shape):
 
 
 MASK = torch.tensor([[[0, 1, 2], [3, 255, 0]]] * 2)
+PAIRS = affinity_labels(MASK, radius=2)
+
+
+@functools.wraps(affinity_loss)
+def loss_of_values(values):
+    return affinity_loss(NeighbourAffinity(values, PAIRS.offsets), PAIRS)
+
+
 LABELS = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
 TEXTS = {"class_text": random(3, 5), "background_text": random(2, 5)}
 CASES = {
+    loss_of_values: {"affinity.values": random(2, 4, 2, 3).sigmoid()},
     balanced_segmentation_loss: {"logits": random(2, 4, 2, 3), "mask": MASK},
+    dense_energy_loss: {"logits": random(2, 4, 2, 3), "images": random(2, 3, 4, 6).sigmoid()},
     patch_token_contrast_loss: {"features": random(2, 5, 2, 3), "mask": MASK},
     cross_contrastive_loss: {
         "features": random(2, 5, 2, 3),
@@ -57,6 +72,8 @@ def test_nan_and_infinity_are_named(loss, name, dtype):
         x[(-1,) * x.ndim] = bad
         with pytest.raises(ValueError, match=rf"^{name} must be finite, got 1 NaN or infinite"):
             call(loss, **{name: x})
+    if name in ("images", "affinity.values"):  # these have a range
+        return
     # finite numbers whose sum is not are not refused
     assert call(loss, **{name: torch.full_like(x, torch.finfo(dtype).max / 4)}).isfinite()
 

@@ -2,9 +2,13 @@
 
 from wsss_blocks.cam.box import box_to_valid, scale_box
 from wsss_blocks.cam.class_weight import class_weight_cam
+from wsss_blocks.cam.gradient import gradient_cam
 from wsss_blocks.cam.multi_scale import multi_scale_cam
 from wsss_blocks.cam.normalize import NormalizeCAM, normalize_cam
+from wsss_blocks.cam.present_softmax import present_softmax_scores
 from wsss_blocks.cam.similarity import SimilarityCAM, similarity_cam
+from wsss_blocks.cam.tap import tap_output
+from wsss_blocks.cam.thresholds import mixture_threshold, otsu_threshold, strongest_scores
 from wsss_blocks.cam.to_label import CAMToLabel, cam_to_label
 
 __all__ = [
@@ -14,8 +18,14 @@ __all__ = [
     "box_to_valid",
     "cam_to_label",
     "class_weight_cam",
+    "gradient_cam",
+    "mixture_threshold",
     "multi_scale_cam",
     "normalize_cam",
+    "otsu_threshold",
+    "present_softmax_scores",
     "scale_box",
     "similarity_cam",
+    "strongest_scores",
+    "tap_output",
 ]

@@ -12,7 +12,7 @@ __all__ = ["describe_recipe"]
 _OF_A_RUN = {
     *("data", "preset", "root", "labels", "split", "strict", "keep_empty", "output", "resume"),
     *("seed", "device", "predict", "workers", "save_every", "log_every", "evaluate"),
-    *("eval_every", "eval_images", "compile"),
+    *("eval_every", "eval_images", "compile", "refine"),
 }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wsss_blocks._numerics import first_argmax
 from wsss_blocks.cam import normalize_cam, scale_box
+from wsss_blocks.cli.refined import Refine, score_behind_crf
 from wsss_blocks.data import WeakDataset
 from wsss_blocks.distributed import rank, sum_over_ranks
 from wsss_blocks.metrics import (
@@ -39,6 +40,7 @@ def evaluate_system(
     protocol: EvaluationProtocol,
     maps_protocol: EvaluationProtocol | None = None,
     refiner: Refiner,
+    refine: Refine = "par",
     size: int | None = None,
     figure_images: int = 8,
     device: torch.device | str = "cpu",
@@ -50,9 +52,14 @@ def evaluate_system(
     Results, as mIoU: each class map ``NAME_miou`` and after refinement ``NAME_par_miou``, with
     image labels and the threshold that is best on training images; ``pseudo_label_miou`` on those
     training images, of the pixels that were decided (their share is ``pseudo_label_decided``);
-    ``seg_miou`` of the decoder, without image labels. ``metrics.json`` gets them in per cent, with
-    the protocol of each, and ``figures/`` a grid of validation images and the threshold curves.
-    Without masks nothing can be scored: the grid is drawn, and no result is returned.
+    ``seg_miou`` of the decoder, without image labels. With ``refine="crf"``, instead of
+    ``NAME_par_miou``: ``NAME_crf_miou`` behind a dense CRF at the size of the image, with that
+    threshold as the background's score; ``seg_raw_miou`` of one view, where ``logits`` takes more;
+    ``seg_crf_miou`` of all views and a CRF. Its constants, DeepLab's, stand in the protocol.
+
+    ``metrics.json`` gets the results in per cent, with the protocol of each, and ``figures/`` a
+    grid of validation images and the threshold curves. Without masks nothing can be scored: the
+    grid is drawn, and no result is returned.
 
     Args:
         output: folder.
@@ -66,7 +73,8 @@ def evaluate_system(
             the protocol.
         protocol: of the decoder; its threshold is the one used without ``train``.
         maps_protocol: of class maps and pseudo-labels, if their views differ.
-        refiner: applied to normalised class maps.
+        refiner: that of the pseudo-labels; with ``refine="par"`` class maps are scored behind it.
+        refine: ``"none"``, ``"par"`` or ``"crf"``.
         size: side of the square that ``class_maps`` and ``pseudo_label`` see; None gives them the
             image as it is, which ``logits`` always gets.
         figure_images: how many validation images are drawn.
@@ -91,7 +99,7 @@ def evaluate_system(
     def refined_maps(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         images = fit(images)
         found = dict(class_maps(images))
-        for name, cam in list(found.items()):
+        for name, cam in list(found.items()) if refine == "par" else ():
             maps = add_background(normalize_cam(cam), value=0.0)
             found[f"{name}_par"] = refiner(images, maps, labels=labels)[:, 1:]
         return found
@@ -151,6 +159,13 @@ def evaluate_system(
         scores = evaluate_masks(segmented, val, num_classes=classes, names=names).compute()
         results["seg_miou"], details["seg"] = scores.miou, scores
         protocols["seg_miou"] = protocols["seg"] = replace(plain, labels_used=False)
+    if refine == "crf":
+        behind = score_behind_crf(
+            lambda images: class_maps(fit(images)), logits, val, maps_protocols=scored.protocol,
+            protocol=replace(plain, labels_used=False), device=device,
+        )  # fmt: skip
+        results |= {name: scores.miou for name, (scores, _) in behind.items()}
+        protocols |= {name: found for name, (_, found) in behind.items()}
     if rank() == 0:
         record = dict(extra or {}) | {
             "evaluation_seconds": round(time.perf_counter() - started, 1),

@@ -68,6 +68,7 @@ class RunConfig:
     eval_fuse: tuple[str, str] = ("mean", "mean")  # of mirror images, of scales
     eval_size: int | None = None  # squeeze images into this square; None: as they are
     threshold: float = 0.4  # of class maps, where there are no training masks to choose it
+    refine: Literal["none", "par", "crf"] = "par"  # scored behind it: maps; crf: decoder too
 
 
 def open_data(

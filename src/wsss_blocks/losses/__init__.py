@@ -1,5 +1,6 @@
 """Losses: predictions and weak supervision become scalars."""
 
+from wsss_blocks.losses.affinity import AffinityLoss, affinity_counts, affinity_loss
 from wsss_blocks.losses.balanced_segmentation import (
     BalancedSegmentationLoss,
     balanced_segmentation_loss,
@@ -11,6 +12,7 @@ from wsss_blocks.losses.counts import (
     patch_token_contrast_counts,
 )
 from wsss_blocks.losses.cross_contrastive import CrossContrastiveLoss, cross_contrastive_loss
+from wsss_blocks.losses.dense_energy import DenseEnergyLoss, dense_energy_loss
 from wsss_blocks.losses.global_alignment import (
     GlobalImplicitAlignmentLoss,
     global_implicit_alignment_loss,
@@ -22,15 +24,20 @@ from wsss_blocks.losses.patch_token_contrast import (
 from wsss_blocks.losses.soft_margin import MultiLabelSoftMarginLoss, multi_label_soft_margin_loss
 
 __all__ = [
+    "AffinityLoss",
     "BalancedSegmentationLoss",
     "CrossContrastiveLoss",
+    "DenseEnergyLoss",
     "GlobalImplicitAlignmentLoss",
     "MultiLabelSoftMarginLoss",
     "PatchTokenContrastLoss",
+    "affinity_counts",
+    "affinity_loss",
     "balanced_segmentation_counts",
     "balanced_segmentation_loss",
     "cross_contrastive_counts",
     "cross_contrastive_loss",
+    "dense_energy_loss",
     "global_implicit_alignment_counts",
     "global_implicit_alignment_loss",
     "multi_label_soft_margin_loss",

@@ -38,24 +38,29 @@ class PresentMaps(NamedTuple):
     channels: Tensor | None  # (B, P) their numbers, ascending where present; None = all, in order
 
 
-def check_images_and_maps(images: Tensor, maps: Tensor) -> None:
+def check_images_and_maps(images: Tensor, maps: Tensor, *, name: str = "maps") -> None:
     """Raise unless images are ``(B, 3, H, W)`` and maps fit them in batch, type and device."""
     check_shape("images", images, "B 3 H W")
     check_floating("images", images)
     if isinstance(maps, Tensor) and maps.ndim == 5:
-        check_shape("maps", maps, "B G C h w", B=images.shape[0])
+        check_shape(name, maps, "B G C h w", B=images.shape[0])
     else:
-        check_shape("maps", maps, "B C h w", B=images.shape[0])
-    check_floating("maps", maps)
-    check_same_device("maps", maps, "images", images)
+        check_shape(name, maps, "B C h w", B=images.shape[0])
+    check_floating(name, maps)
+    check_same_device(name, maps, "images", images)
 
 
 def check_refiner_inputs(
-    images: Tensor, maps: Tensor, labels: Tensor | None, box: Tensor | None
+    images: Tensor,
+    maps: Tensor,
+    labels: Tensor | None,
+    box: Tensor | None,
+    *,
+    name: str = "maps",
 ) -> None:
     """Raise unless shapes, types and labels follow the Refiner contract."""
     check_images("images", images)
-    check_images_and_maps(images, maps)
+    check_images_and_maps(images, maps, name=name)
     if labels is not None:
         channels = maps.shape[-3]
         batch, device = images.shape[0], images.device
@@ -77,7 +82,9 @@ def resize_sets(maps: Tensor, size: tuple[int, int], *, align_corners: bool = Fa
     return planes.view(*maps.shape[:3], *size)
 
 
-def take_present(maps: Tensor, labels: Tensor | None, *, at_least: int = 1) -> PresentMaps:
+def take_present(
+    maps: Tensor, labels: Tensor | None, *, at_least: int = 1, name: str = "maps"
+) -> PresentMaps:
     """Keep background and the present classes of ``maps (B, G, C, h, w)``, scores >= 0.
 
     How many channels that is depends on the data, so only eager CPU tensors are made smaller: a
@@ -85,7 +92,7 @@ def take_present(maps: Tensor, labels: Tensor | None, *, at_least: int = 1) -> P
     """
     batch, groups, channels, height, width = maps.shape
     if labels is None:
-        _check_scores(maps)
+        _check_scores(name, maps)
         every = torch.ones(batch, channels, dtype=torch.bool, device=maps.device)
         return PresentMaps(maps, every, None)
     mask = F.pad(labels > 0, (1, 0), value=True)
@@ -99,7 +106,7 @@ def take_present(maps: Tensor, labels: Tensor | None, *, at_least: int = 1) -> P
             where = index[:, None, :, None, None].expand(-1, groups, -1, height, width)
             maps = maps.gather(2, where)
     maps = maps.masked_fill(~mask[:, None, :, None, None], 0)
-    _check_scores(maps)  # here, where few channels are left: it costs passes over the data
+    _check_scores(name, maps)  # here, where few channels are left: it costs passes over the data
     return PresentMaps(maps, mask, index)
 
 
@@ -120,6 +127,6 @@ def put_back(refined: Tensor, index: Tensor | None, *, like: Tensor) -> Tensor:
     return refined if like.ndim == 5 else refined.squeeze(1)
 
 
-def _check_scores(maps: Tensor) -> None:
-    check_finite("maps", maps)
-    check_non_negative("maps", maps)
+def _check_scores(name: str, maps: Tensor) -> None:
+    check_finite(name, maps)
+    check_non_negative(name, maps)
