@@ -293,7 +293,8 @@ def _commit() -> str:
     commit = git("rev-parse", "HEAD")
     if not commit:
         return "unknown"
-    return f"{commit} with changes" if git("status", "--porcelain", "src", "benchmarks") else commit
+    changed = git("status", "--porcelain", "--", "src", "benchmarks", ":!benchmarks/results")
+    return f"{commit} with changes" if changed else commit
 
 
 def _show(result: dict[str, Any]) -> None:
