@@ -24,6 +24,7 @@ from benchmarks.baselines import (
     par_onehot,
     random_walk_dense,
     similarity,
+    sinkhorn_torch,
 )
 from benchmarks.bench_cam_to_label import problem as cam_problem
 from benchmarks.bench_class_average_pool import problem as mask_problem
@@ -31,6 +32,7 @@ from benchmarks.bench_evaluator import masks
 from benchmarks.bench_par import problem as par_problem
 from benchmarks.bench_par import resize
 from benchmarks.bench_random_walk import problem as edge_problem
+from benchmarks.bench_sinkhorn import problem as transport_problem
 from wsss_blocks.cam import cam_to_label, similarity_cam
 from wsss_blocks.metrics import SegmentationEvaluator
 from wsss_blocks.pooling import class_average_pool
@@ -39,6 +41,7 @@ from wsss_blocks.refine import (
     edge_affinity,
     pixel_adaptive_refine,
     random_walk,
+    sinkhorn,
 )
 
 Call = Callable[[], Tensor]
@@ -97,6 +100,14 @@ def par_present_classes() -> tuple[Call, Call]:
     return all_classes, lambda: block(images, maps, labels=labels)
 
 
+def transport() -> tuple[Call, Call]:
+    p = transport_problem(16, 784, 21, "cpu")
+    return (
+        partial(sinkhorn_torch.best, *p, reg=0.1, num_iters=20),
+        lambda: sinkhorn(p.cost, a=p.a, b=p.b, reg=0.1, num_iters=20),
+    )
+
+
 def class_average_on_the_grid() -> tuple[Call, Call]:
     features, mask = mask_problem(8, 21, 512, 28, 1, "cpu")
     return (
@@ -148,6 +159,7 @@ FLOORS: dict[Callable[[], tuple[Call, Call]], tuple[float, float]] = {
     par_published: (6.0, 3.0),
     pamr: (3.0, 1.5),
     par_present_classes: (5.4, 2.7),
+    transport: (4.0, 2.0),
     class_average_on_the_grid: (0.72, 0.36),
     class_average_from_pixels: (0.58, 0.29),
     patch_text_similarity: (1.6, 0.8),
