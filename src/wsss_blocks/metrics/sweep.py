@@ -150,13 +150,14 @@ class ThresholdSweep(Counts):
             self._levels = self.thresholds.to(x)
         bins = len(self.thresholds) + 1
         zeros, size = x.new_zeros(len(x)), (target.shape[-2], target.shape[-1])
+        total = torch.zeros((bins, k + 1, k), dtype=torch.int64, device=x.device)
         for part in strongest(x, labels, zeros, size, relu=True, minmax=self.normalize == "minmax"):
             exceeded = torch.bucketize(part.best, self._levels, right=False)
             row = exceeded * (k + 2) + folded[part.images].clamp_max(k + 1)
             index = row * k + (part.label.long() - 1).clamp_min_(0)
             table = count(index.flatten(), bins * (k + 2) * k).view(bins, k + 2, k)
-            self._add(table[:, : k + 1], torch.zeros_like(invalid))
-        self._add(torch.zeros_like(self.counts), invalid)
+            total += table[:, : k + 1]
+        self._add(total, invalid)
 
     def compute(self) -> SweepResult:
         """Score everything counted so far by this process (see ``all_reduce`` for the others).

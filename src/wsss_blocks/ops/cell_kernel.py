@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_blocks.ops._dispatch import Backend, choose_backend
+from wsss_blocks.ops.exact_kernel import gaussian_weights
 from wsss_blocks.ops.mean_field import Kernel
 
 __all__ = ["cell_kernel", "cell_messages"]
@@ -149,11 +150,7 @@ def _in_tiles(
     tile = max(1, _PAIRS_AT_ONCE // max(1, len(values) * sources))
     for start in range(0, targets, tile):
         part = slice(start, min(start + tile, targets))
-        # Squares of differences: |a|^2 + |b|^2 - 2 ab would cancel in float32.
-        mode = "donot_use_mm_for_euclid_dist"
-        distance = torch.cdist(to[:, :, part].mT.contiguous(), source, compute_mode=mode)
-        # Below -80 nothing is left to add, and exp is many times slower on denormal results.
-        weights = distance.square_().mul_(-0.5).clamp_(min=-80).exp_()
+        weights = gaussian_weights(to[:, :, part].mT.contiguous(), source)
         torch.bmm(values, weights.mT, out=out[:, :, part])
     beyond = torch.arange(targets, device=to.device) >= num_to[:, None]
     out[:, :, :targets].masked_fill_(beyond[:, None], 0)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wsss_blocks.ops.mean_field import Kernel
 
-__all__ = ["exact_kernel", "grid_kernel"]
+__all__ = ["exact_kernel", "gaussian_weights", "grid_kernel"]
 
 _PAIRS_AT_ONCE = 2**22
 
@@ -43,6 +43,14 @@ def grid_kernel(height: int, width: int, deviation: float, *, like: Tensor) -> K
     return multiply
 
 
+def gaussian_weights(a: Tensor, b: Tensor) -> Tensor:
+    r"""Return :math:`\exp(-|a_i - b_j|^2 / 2)` of points ``(B, N, d)`` and ``(B, M, d)``."""
+    # Squares of differences: |a|^2 + |b|^2 - 2 ab would cancel in float32.
+    distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    # Below -80 nothing is left to add, and exp is many times slower on denormal results.
+    return distance.square_().mul_(-0.5).clamp_(min=-80).exp_()
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, features: Tensor) -> Tensor:
@@ -52,12 +60,7 @@ class _Product(torch.autograd.Function):
         parts = []
         for start in range(0, pixels, tile):
             some = features[:, start : start + tile]
-            # Squares of differences: |a|^2 + |b|^2 - 2 ab would cancel in float32.
-            exact = "donot_use_mm_for_euclid_dist"
-            distance = torch.cdist(some, features, compute_mode=exact)
-            # Below -80 nothing is left to add, and exp is many times slower on denormal results.
-            weights = distance.square_().mul_(-0.5).clamp_(min=-80).exp_()
-            parts.append(values @ weights.transpose(1, 2))
+            parts.append(values @ gaussian_weights(some, features).transpose(1, 2))
         return torch.cat(parts, 2)
 
     @staticmethod
