@@ -136,7 +136,9 @@ def watch(example: ModuleType, clock: Clock) -> None:
                     return
                 yield batch
 
-    example.cli = SimpleNamespace(**vars(cli) | {"TrainingSteps": Steps})
+    example.cli = SimpleNamespace(
+        **{name: getattr(cli, name) for name in cli.__all__} | {"TrainingSteps": Steps}
+    )
 
     class Network(example.DALNet):  # type: ignore[misc, name-defined]
         def __init__(self, *arguments: Any) -> None:

@@ -639,7 +639,7 @@ def _npy(path: Path, columns: int) -> Path:
     return path
 
 
-@files("cls_labels.npy", "20 label columns", "names has 80", "VOC")
+@files("cls_labels.npy", "20 label columns", "names has 80", "those of voc")
 def the_voc_label_file_for_coco(folder: Path) -> object:
     return data.WeakLabels.load(_npy(folder / "cls_labels.npy", 20), names=data.COCO_NAMES)
 
@@ -649,7 +649,7 @@ def an_array_of_labels_without_names(folder: Path) -> object:
     return data.WeakLabels.load(_npy(folder / "cls_labels.npy", 20))
 
 
-@files("cls_labels.npy", "must hold a dictionary", "float64")
+@files("cls_labels.npy", "is not a .npy file of a dictionary", "float64")
 def an_array_of_numbers_instead_of_labels(folder: Path) -> object:
     np.save(folder / "cls_labels.npy", np.zeros(3))
     return data.WeakLabels.load(folder / "cls_labels.npy", names=("cat",))
@@ -754,6 +754,39 @@ def an_image_of_a_list_that_is_not_there(folder: Path) -> object:
 def a_folder_that_is_not_coco(folder: Path) -> object:
     (folder / "coco").mkdir()
     return data.COCO(folder / "coco")
+
+
+@files("no VOC 2010 layout", "JPEGImages", "VOC2010")
+def a_folder_that_is_not_context(folder: Path) -> object:
+    return data.PascalContext(folder)
+
+
+@files("images_dir must be a folder", "images/training")
+def a_folder_that_is_not_ade20k(folder: Path) -> object:
+    return data.ADE20K(folder)
+
+
+@files("no COCO stuff and thing maps", "stuffthingmaps/val2017")
+def coco_without_the_maps_of_its_stuff(folder: Path) -> object:
+    _write_image(folder / "val2017" / "000000000139.jpg")
+    return data.COCOStuff(folder, "val", with_masks=True)
+
+
+@files("must be opened with masks")
+def a_mask_of_a_data_set_opened_without(folder: Path) -> object:
+    _write_image(folder / "val2017" / "000000000139.jpg")
+    return data.COCOObject(folder, "val").mask_path(0)
+
+
+@files("captions.csv:2", "two cells", "'one', 'two'", "quotes")
+def a_caption_with_a_comma_and_no_quotes(folder: Path) -> object:
+    _write(folder / "captions.csv", "image,caption\na,one, two\n")
+    return data.ImageTextPairs(_folder(folder, "a"), folder / "captions.csv")
+
+
+@files("1 of 2 ids have no image", "images", "'lost'")
+def captions_of_an_image_that_is_not_there(folder: Path) -> object:
+    return data.ImageTextPairs(_folder(folder, "a"), {"a": "a cat", "lost": "a dog"})
 
 
 @files("at least one image must be usable", "got", r"[ab]\.png")

@@ -479,28 +479,39 @@ EXEMPT: dict[str, str] = {
         (
             *("ClassCentroids", "ClassHeadOutput", "Features", "TextFeatures"),
             *("RecordedMetrics", "ScoredMaps", "SegmentationScores", "SweepResult"),
+            *("ClassMaps", "MetricDifference"),
+            *("BoundaryScores", "ImageScore", "Interval", "SplitScores"),
             *("LoadReport", "ToCoCheckpoint", "Segmentation"),
             *("AffinityLabels", "NeighbourAffinity"),
+            *("CocoMasks", "VocAug"),
         ),
         _CONTAINER,
     ),
     **dict.fromkeys(("Encoder", "TextEncoder", "Refiner", "Stateful", "WeakDataset"), _PROTOCOL),
     **dict.fromkeys(("COCO_NAMES", "DIGIT_NAMES", "VOC_NAMES", "VOC_SPOKEN_NAMES"), _CONSTANT),
+    "CLASS_TABLES": _CONSTANT,
+    "ClassTable": _CONTAINER,
     **dict.fromkeys(
         (
             *("read_metrics", "load_weights", "save_weights", "load_run_state", "save_run_state"),
             *("FolderDataset", "VOC2012", "open_dataset", "read_image", "read_mask"),
+            *("ADE20K", "COCOObject", "COCOStuff", "ImageTextPairs", "PascalContext"),
             *("COCO", "UsableImages", "usable_images", "create_encoder", "create_text_bank"),
-            *("outside_text", "read_toco_checkpoint"),
+            *("outside_text", "read_toco_checkpoint", "read_class_maps"),
+            *("build_coco_masks", "build_voc_aug"),
         ),
         _FILES,
     ),
     "write_coco_layout": "write_voc_layout with other names",
+    **dict.fromkeys(("Examination", "Finding"), _CONTAINER),
+    "examine": "takes a folder, and reports faults: tests/data/test_doctor.py plants them",
     "hardware": "takes no argument",
+    "compare_metrics": "takes what read_metrics returns",
     "tap_output": "takes a module",
     "Compose": "takes functions only",
     "AddView": "takes a name and a function",
     "Augmented": "takes a data set and a function",
+    "RandomCaption": "no argument; draws from a list of strings",
 }
 _CALLER = "a function or module of the caller"
 
@@ -1139,6 +1150,7 @@ def _counted(metric: Any, settings: set[str], arguments: dict[str, Any]) -> Any:
 
 
 _EVALUATOR = {"num_classes", "ignore_index", "absent", "names"}
+_SPLIT = _EVALUATOR | {"undecided", "boundary", "replicates"}
 _SWEEP = {"num_classes", "thresholds", "ignore_index", "absent", "normalize"}
 
 
@@ -1156,6 +1168,61 @@ def _evaluator(d: Draw) -> dict[str, Any]:
         "names": d.maybe([f"class {i}" for i in range(c)]),
         "pred": torch.randint(0, c, shape, generator=d.generator),
         "target": d.mask(*shape, classes=c),
+    }
+
+
+@target(metrics.boundary_region)
+def _boundary_region(d: Draw) -> dict[str, Any]:
+    return {"mask": d.mask(d.whole(1, 2), *d.grid(), classes=3), "width": d.whole(1, 6)}
+
+
+@target(
+    metrics.BoundaryEvaluator,
+    call=lambda **a: _counted(metrics.BoundaryEvaluator, _EVALUATOR | {"ratio"}, a),
+    nan=_UNDEFINED,
+)
+def _boundary(d: Draw) -> dict[str, Any]:
+    return {**_evaluator(d), "ratio": d.one_of(0.02, 0.3)}
+
+
+@target(
+    metrics.SplitEvaluator,
+    call=lambda **a: _counted(metrics.SplitEvaluator, _SPLIT, a),
+    nan=_UNDEFINED,
+    fixed={"name": "any text, or what str makes of it"},
+)
+def _split(d: Draw) -> dict[str, Any]:
+    c, shape = d.whole(1, 4), d.grid()
+    return {
+        "num_classes": c,
+        "names": d.maybe([f"class {i}" for i in range(c)]),
+        "ignore_index": 255,
+        "absent": d.one_of("both", "target"),
+        "undecided": d.one_of("refused", "ignored", "background"),
+        "boundary": d.coin(),
+        "replicates": d.one_of(0, 5),
+        "name": "a",
+        "pred": torch.randint(0, c, shape, generator=d.generator),
+        "target": d.mask(*shape, classes=c),
+    }
+
+
+@target(
+    metrics.ImageBootstrap,
+    call=lambda **a: _counted(
+        metrics.ImageBootstrap, {"num_classes", "replicates", "seed", "absent"}, a
+    ),
+    nan=_UNDEFINED,
+)
+def _bootstrap(d: Draw) -> dict[str, Any]:
+    b, c = d.whole(1, 3), d.whole(1, 4)
+    return {
+        "num_classes": c,
+        "replicates": d.whole(2, 5),
+        "seed": d.whole(0, 9),
+        "absent": d.one_of("both", "target"),
+        "ids": [f"image {i}" for i in range(b)],
+        "confusion": torch.randint(0, 9, (b, c, c), generator=d.generator),
     }
 
 
@@ -1381,7 +1448,8 @@ def _similarity_figure(d: Draw) -> dict[str, Any]:
     slow=True,
 )
 def _curve(d: Draw) -> dict[str, Any]:
-    return {"x": [0.1, 0.2], "y": [0.3, 0.4], "mark_best": d.coin()}
+    marks = {"Otsu": d.random.random()}
+    return {"x": [0.1, 0.2], "y": [0.3, 0.4], "mark_best": d.coin(), "marks": marks}
 
 
 # --- backbones -------------------------------------------------------------------------------
@@ -1607,6 +1675,34 @@ def _geometry(d: Draw) -> dict[str, Any]:
 @target(data.write_mask, call=lambda mask: data.write_mask(_SINK, mask))
 def _write_mask(d: Draw) -> dict[str, Any]:
     return {"mask": d.mask(*d.grid(), classes=3)}
+
+
+@target(data.class_table)
+def _class_table(d: Draw) -> dict[str, Any]:
+    return {"name": d.one_of(*data.CLASS_TABLES)}
+
+
+@target(data.check_split_size)
+def _split_size(d: Draw) -> dict[str, Any]:
+    return {
+        "table": d.one_of("voc", "ade20k"),
+        "split": d.one_of("mine", "train2014"),
+        "count": d.whole(0, 9),
+    }
+
+
+@target(
+    data.write_class_maps,
+    call=lambda cam, labels, **a: data.write_class_maps(f"{_SINK}.npz", cam, labels, **a),
+    device="labels may lie on another one",
+)
+def _class_maps(d: Draw) -> dict[str, Any]:
+    k = d.whole(1, 3)
+    return {
+        "cam": d.normal(k, *d.grid()),
+        "labels": d.labels(1, k)[0],
+        "dtype": d.one_of("float16", "float32"),
+    }
 
 
 @target(data.voc_palette)

@@ -347,6 +347,27 @@ def thresholds_page(path: Path) -> str:
     ])  # fmt: skip
 
 
+def evaluation_page(path: Path) -> str:
+    """Return the table of ``benchmarks/evaluate_files.py``, with how it was measured."""
+    if not path.is_file():
+        return "Not measured.\n"
+    found = json.loads(path.read_text())
+    header = ["variant", "pairs", "seconds", "times the loop's speed", "peak, MiB", "sum, MiB"]
+    rows = (
+        [
+            f"`{row['variant']}`" if row["variant"].startswith("wsss") else row["variant"],
+            f"{row['masks']:,}", f"{row['seconds']:.1f}", f"{row['ratio']:.2f}",
+            f"{row['peak_mib']}", f"{row['sum_mib']}",
+        ]
+        for row in found["rows"]
+    )  # fmt: skip
+    facts = (
+        f"- `{found['command']}`; {found['workers']} workers, medians of {found['rounds']} rounds; "
+        f"{describe_hardware(found['hardware'])}; commit `{found['commit']}`, {found['date']}."
+    )
+    return f"{markdown_table(header, rows)}\n\n{facts}\n"
+
+
 def _measured_page(path: Path, header: list[str], cells: Callable[[Any], list[str]]) -> str:
     if not path.is_file():
         return "Not measured.\n"
@@ -373,6 +394,7 @@ def write_generated(root: Path = ROOT) -> None:
     )
     pages["refiners"] = refiners_page(results / "refiners.json")
     pages["thresholds"] = thresholds_page(results / "thresholds.json")
+    pages["evaluate_files"] = evaluation_page(results / "evaluate_files.json")
     pages["reliability"] = reliability_page(results / "reliability.json")
     pages["dalnet_presets"] = (
         preset_table(read_presets(root / "examples" / "train_dalnet.py")) + "\n"

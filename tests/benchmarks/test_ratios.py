@@ -25,6 +25,7 @@ from benchmarks.baselines import (
     random_walk_dense,
     similarity,
     sinkhorn_torch,
+    torchvision_loading,
 )
 from benchmarks.bench_cam_to_label import problem as cam_problem
 from benchmarks.bench_class_average_pool import problem as mask_problem
@@ -34,6 +35,7 @@ from benchmarks.bench_par import resize
 from benchmarks.bench_random_walk import problem as edge_problem
 from benchmarks.bench_sinkhorn import problem as transport_problem
 from wsss_blocks.cam import cam_to_label, similarity_cam
+from wsss_blocks.data import new_sample, training_transform
 from wsss_blocks.metrics import SegmentationEvaluator
 from wsss_blocks.pooling import class_average_pool
 from wsss_blocks.refine import (
@@ -151,6 +153,20 @@ def confusion() -> tuple[Call, Call]:
     return partial(evaluator.published, pred, target, num_classes=21), ours
 
 
+def photo_augmentation() -> tuple[Call, Call]:
+    """With this seed: scaled by 0.99, mirrored, colours jittered, blurred by 1.4 pixels."""
+    image = torch.rand(3, 180, 240, generator=torch.Generator().manual_seed(0))
+    sample, transform = new_sample(image, id="photo"), training_transform(224)
+
+    def drawn() -> torch.Generator:
+        return torch.Generator().manual_seed(37)
+
+    return (
+        lambda: torchvision_loading.exact(image, drawn(), size=224, scale=(0.5, 2.0)),
+        lambda: transform(sample, drawn())["image"],
+    )
+
+
 # case: (ratio when this was written, floor)
 FLOORS: dict[Callable[[], tuple[Call, Call]], tuple[float, float]] = {
     labels_of_present_classes: (4.2, 2.1),
@@ -165,6 +181,7 @@ FLOORS: dict[Callable[[], tuple[Call, Call]], tuple[float, float]] = {
     patch_text_similarity: (1.6, 0.8),
     long_random_walk: (1.7, 0.85),
     confusion: (3.1, 1.55),
+    photo_augmentation: (2.6, 1.3),
 }
 
 

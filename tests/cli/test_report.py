@@ -16,7 +16,7 @@ class Known:
 
     def __init__(self, split):
         self.scenes = Scenes(split, size=3, with_masks=True)
-        self.names = self.scenes.names
+        self.names, self.ids = self.scenes.names, self.scenes.ids
 
     def __len__(self):
         return 3

@@ -46,7 +46,7 @@ def test_masks_and_figures(segmenter, tmp_path):
     written = segment_files(segmenter, map(str, files), output=str(out))
     assert written == [out / "a b.png", out / "Straße 猫.v2.png"]
     assert below(out) == ["Straße 猫.v2.png", "Straße 猫.v2_overlay.png", "a b.png",
-                          "a b_overlay.png"]  # fmt: skip
+                          "a b_overlay.png", "protocol.json"]  # fmt: skip
     for file, mask in zip(files, written, strict=True):
         expected = segmenter.segment(file)
         assert torch.equal(read_mask(mask), expected.mask)
@@ -64,7 +64,8 @@ def test_a_folder_keeps_its_paths(segmenter, tmp_path):
     written = segment_files(segmenter, [source], output=out)
     names = ["a/x.png", "a/y/x.png", "b.png", "ü/x.png"]
     assert [p.relative_to(out).as_posix() for p in written] == names
-    assert len(below(out)) == 8
+    assert len(below(out)) == 9
+    assert "protocol.json" in below(out)
 
 
 def test_a_second_run_does_not_segment_the_first_ones_masks(segmenter, tmp_path):

@@ -170,6 +170,17 @@ def test_masks_are_found_in_three_places_and_by_number(copy, tmp_path):
         COCO(copy, "val", with_masks=True, masks_dir=tmp_path / "elsewhere")[1]
 
 
+def test_paths_of_masks(copy):
+    data = COCO(copy, "val", with_masks=True)
+    folder = copy / "SegmentationClass" / "val2014"
+    assert [data.mask_path(i) for i in range(2)] == [folder / f"{name}.png" for name in VAL]
+    assert data.mask_ids is None
+    (folder / f"{VAL[0]}.png").rename(folder / f"{VAL[0][-12:]}.png")
+    assert data.mask_path(0) == folder / f"{VAL[0][-12:]}.png"
+    with pytest.raises(ValueError, match=r"must be opened with masks"):
+        COCO(copy, "val").mask_path(0)
+
+
 def test_no_mask_is_read_unless_asked(copy, monkeypatch):
     import shutil
 

@@ -272,3 +272,16 @@ def test_package_is_lazy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "ok", done.stderr
+
+
+def test_paths_of_masks(tmp_path):
+    for folder in ("images/cat", "masks/cat"):
+        (tmp_path / folder).mkdir(parents=True)
+    PIL.Image.new("RGB", (3, 2)).save(tmp_path / "images" / "cat" / "1.JPG")
+    PIL.Image.new("L", (3, 2), 1).save(tmp_path / "masks" / "cat" / "1.png")
+    data = FolderDataset(tmp_path / "images", None, masks_dir=tmp_path / "masks")
+    assert data.mask_path(0) == tmp_path / "masks" / "cat" / "1.png"
+    assert data.mask_ids is None
+    assert data[0]["mask"].tolist() == [[1, 1, 1]] * 2
+    with pytest.raises(ValueError, match=r"must be opened with masks \(with_masks or masks_dir\)"):
+        FolderDataset(tmp_path / "images", None).mask_path(0)

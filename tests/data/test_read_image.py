@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsss_blocks.data import read_image, read_mask
-from wsss_blocks.data.images import check_image
+from wsss_blocks.data.images import check_image, upright_rgb
 
 RAMP = np.array([[0, 90, 255], [30, 60, 120]], np.uint8)
 COLOUR = np.stack([RAMP, RAMP[::-1], 255 - RAMP], -1)
@@ -123,6 +123,28 @@ def test_every_orientation_a_camera_notes(tmp_path, orientation, suffix):
     found = rgb_of(path)
     assert found.shape == upright.shape
     assert np.abs(found - upright).max() <= (0 if suffix == ".png" else 4)
+
+
+def test_an_opened_image_stays_as_it_was():
+    image = PIL.Image.fromarray(COLOUR)
+    image.getexif()[0x0112] = 6
+    before = image.copy()
+    assert np.array_equal(upright_rgb(image), COLOUR.transpose(1, 0, 2)[:, ::-1])
+    assert image.size == before.size
+    assert image.getexif()[0x0112] == 6
+    assert np.array_equal(np.asarray(image), COLOUR)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (6, 9)])
+def test_planes_lie_one_after_the_other_and_may_be_written_to(tmp_path, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = read_image(tmp_path / "a.png")
+    assert image.is_contiguous()
+    assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+    image.zero_()
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"\0"])

@@ -156,6 +156,16 @@ def test_random_crop_places_small_images_anywhere_and_large_ones_too():
     assert corners == {(t, left) for t in range(3) for left in range(2)}
 
 
+def test_a_crop_of_the_whole_image_changes_nothing():
+    sample = sample_of(6, 9, masks=True)
+    for transform in (RandomCrop((6, 9)), CenterCrop((6, 9))):
+        assert transform(sample, generator(0)) is sample
+    drawn, advanced = generator(0), generator(0)
+    RandomCrop((6, 9))(sample, drawn)  # what follows draws the same numbers
+    RandomCrop((5, 5))(sample, advanced)
+    assert torch.equal(torch.rand(3, generator=drawn), torch.rand(3, generator=advanced))
+
+
 def test_crop_fill():
     crop = CenterCrop(6, fill=0.25)(sample_of(2, 2), generator(0))
     assert crop["image"][:, 0].eq(0.25).all()

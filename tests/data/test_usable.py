@@ -279,3 +279,18 @@ def test_the_real_subset_is_whole(shared_data):
     root = shared_data / "VOCdevkit"
     train = usable_images(VOC2012(root, "train"))
     assert (len(train), train.describe()) == (311, "311 images")
+
+
+def test_paths_of_masks_are_passed_on(tmp_path):
+    root = write_voc_layout(tmp_path, train=3, val=1)
+    (root / "JPEGImages" / "train_00001.jpg").write_bytes(b"")
+    data = VOC2012(root, names=DIGIT_NAMES, with_masks=True)
+    view = UsableImages(usable_images(data), [1], {})
+    assert view.mask_path(0) == root / "SegmentationClass" / "train_00002.png"
+    assert view.mask_ids is None
+    data.mask_ids = torch.arange(256, dtype=torch.uint8).flip(0)
+    assert torch.equal(usable_images(data).mask_ids, data.mask_ids)
+    with pytest.raises(ValueError, match="dataset must have masks, got Scenes"):
+        usable_images(Scenes(size=2)).mask_path(0)
+    with pytest.raises(ValueError, match="must be opened with masks"):
+        usable_images(VOC2012(root, names=DIGIT_NAMES)).mask_path(0)

@@ -165,6 +165,42 @@ def test_training_works_without_any_mask_folder(layout):
         (folder / "Gone").rename(folder / "SegmentationClass")
 
 
+# --- where the masks are ----------------------------------------------------------------------
+
+
+def test_paths_of_masks(layout):
+    data = read(layout, "val", with_masks=True)
+    folder = layout / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    assert [data.mask_path(i) for i in range(3)] == [folder / f"{n}.png" for n in data.ids]
+    assert data.mask_ids is None
+    with pytest.raises(ValueError, match=r"must be opened with masks"):
+        read(layout, "val").mask_path(0)
+
+
+def test_masks_of_the_augmented_list(tmp_path):
+    voc = write_voc_layout(tmp_path, train=2, val=1)
+    lists = voc / "ImageSets" / "Segmentation"
+    for name in ("train_aug", "trainaug"):
+        (lists / f"{name}.txt").write_text((lists / "train.txt").read_text())
+    splits = ("train_aug", "trainaug", lists / "train_aug.txt", str(lists / "train_aug.txt"))
+    for split in splits:  # nobody has prepared the augmented masks yet
+        assert read(voc, split, with_masks=True).mask_path(0).parent.name == "SegmentationClass"
+    (voc / "SegmentationClassAug").mkdir()
+    name = read(voc).ids[0]
+    PIL.Image.fromarray(np.full((96, 96), 3, np.uint8)).save(
+        voc / "SegmentationClassAug" / f"{name}.png"
+    )
+    for split in splits:
+        data = read(voc, split, with_masks=True)
+        assert data.mask_path(0) == voc / "SegmentationClassAug" / f"{name}.png"
+        assert data[0]["mask"].unique().tolist() == [3]
+    for split in ("train", "val"):
+        data = read(voc, split, with_masks=True)
+        assert data.mask_path(0).parent.name == "SegmentationClass"
+    data = read(voc, "train_aug", with_masks=True, mask_folder="SegmentationClass")
+    assert data.mask_path(0).parent.name == "SegmentationClass"
+
+
 # --- errors name the file ---------------------------------------------------------------------
 
 

@@ -1,12 +1,14 @@
 import io
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from wsss_blocks.data import COCO_NAMES, VOC_NAMES, WeakLabels, write_mask
 from wsss_blocks.data._plain_pickle import load_arrays
@@ -71,6 +73,20 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
         LABELS.save(path)
     assert path.read_text() == before
     assert os.listdir(tmp_path) == ["labels.json"]
+
+
+def test_the_json_file_reads_well_and_may_be_edited(tmp_path):
+    path = tmp_path / "labels.json"
+    WeakLabels(("cat", "Hündin"), {"Café 1": ["cat", "Hündin"], "b": []}).save(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == '{"names": ["cat", "Hündin"],'
+    assert lines[1] == ' "counts": {"cat": 1, "Hündin": 1},'
+    assert lines[2].startswith(f' "hash": "{WeakLabels.load(path).hash}"')
+    assert lines[3:] == [' "labels": {', '  "Café 1": ["cat", "Hündin"],', '  "b": []', " }}"]
+    path.write_text(path.read_text(encoding="utf-8").replace("[]", '["cat"]'), encoding="utf-8")
+    assert WeakLabels.load(path).counts() == {"cat": 2, "Hündin": 1}
+    WeakLabels(("cat",), {}).save(path)
+    assert len(WeakLabels.load(path)) == 0
 
 
 def test_names_reorder_and_must_agree(tmp_path):
@@ -234,9 +250,10 @@ def test_constructor_errors(tmp_path):
     (tmp_path / "x.xlsx").touch()
     with pytest.raises(ValueError, match=r"path must end in .json, .csv, .npy or .txt"):
         WeakLabels.load(tmp_path / "x.xlsx")
-    (tmp_path / "x.npy").touch()
-    with pytest.raises(ValueError, match=r"names must be given for .*x.npy"):
-        WeakLabels.load(tmp_path / "x.npy")
+    for name in ("x.npy", "x.txt"):
+        save_npy(tmp_path / "x.npy", {"a": [0, 1]})
+        with pytest.raises(ValueError, match=rf"names must be given for .*{name}"):
+            WeakLabels.load(tmp_path / name)
 
 
 # --- the field's .npy -------------------------------------------------------------------------
@@ -324,15 +341,38 @@ def test_other_contents_are_refused(content):
         load_arrays(io.BytesIO(pickle.dumps(content)))
 
 
+@pytest.mark.parametrize(
+    ("columns", "image", "names", "hint"),
+    [
+        (20, "2007_000032", 80, "20 columns are those of voc; ids such as 2007_000032 .* of voc"),
+        (80, "COCO_val2014_000000000042", 20, "80 columns are those of coco or coco-object; .* of"),
+        (80, "000000000139", None, "80 columns .*; ids such as 000000000139 are those of coco"),
+        (150, "ADE_val_00000001", 20, "150 columns are those of ade20k"),
+        (21, "a", 20, "one of the 21 columns may be background"),
+        (3, "2007_000032", 2, "ids such as 2007_000032 are those of voc"),
+        (3, "a", 2, None),
+    ],
+)
+def test_npy_of_another_data_set(tmp_path, columns, image, names, hint):
+    path = save_npy(tmp_path / "l.npy", {image: np.zeros(columns)})
+    words = None if names is None else [f"class {k}" for k in range(names)]
+    with pytest.raises(ValueError, match=r"l\.npy") as error:
+        WeakLabels.load(path, names=words)
+    text = str(error.value)
+    if names is None:
+        assert text.startswith(f"names must be given for {path}: the format has no class names.")
+    else:
+        assert f"{path} has {columns} label columns, but names has {names}: is it the" in text
+    if hint is None:
+        assert text.endswith("data set?")
+    else:
+        assert re.search(rf"[.?] {hint}", text)
+
+
 def test_npy_errors_name_the_file(tmp_path):
-    twenty = save_npy(tmp_path / "coco.npy", {"a": np.zeros(20)})
-    with pytest.raises(ValueError, match=r"coco.npy has 20 label columns, but names has 80.*VOC"):
-        WeakLabels.load(twenty, names=COCO_NAMES)
-    with pytest.raises(ValueError, match=r"has 3 label columns, but names has 2.$"):
-        WeakLabels.load(save_npy(tmp_path / "l.npy", {"a": np.zeros(3)}), names=("x", "y"))
     with pytest.raises(ValueError, match=r"l.npy must hold 0 or 1 for each class, not so for 'a'"):
         WeakLabels.load(save_npy(tmp_path / "l.npy", {"a": np.array([0.5])}), names=("x",))
-    with pytest.raises(ValueError, match=r"l.npy must hold a dictionary.*float64"):
+    with pytest.raises(ValueError, match=r"l.npy is not .* dictionary.*float64"):
         WeakLabels.load(save_npy(tmp_path / "l.npy", np.zeros((2, 3))), names=("x",))
     (tmp_path / "l.npy").write_bytes(b"\x80\x04}.")
     with pytest.raises(ValueError, match=r"l.npy is not a .npy file"):
@@ -356,6 +396,9 @@ def test_from_folders(tmp_path):
     }
     with pytest.raises(FileNotFoundError, match="root must be a folder"):
         WeakLabels.from_folders(tmp_path / "gone")
+    assert WeakLabels.from_folders(tmp_path, names=("dog", "cat"))["dog/1"].tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"must have the 1 classes of names, got 2"):
+        WeakLabels.from_folders(tmp_path, names=("dog",))
     fewer = WeakLabels.from_folders(tmp_path, exclude=("cat", "other"))
     assert fewer.names == ("dog",)
     assert fewer.ids == ["3", "dog/1"]
@@ -388,6 +431,43 @@ def test_from_masks(tmp_path):
     assert [labels.classes(i) for i in labels] == [["dog"], []]
     with pytest.raises(ValueError, match=r"a.png has the class id 2, but names has 1"):
         WeakLabels.from_masks(tmp_path, ["a"], names=("cat",))
+    with pytest.raises(FileNotFoundError, match=r"no image at .*c.png"):
+        WeakLabels.from_masks(tmp_path, ["c"], names=("cat", "dog"))
+    with pytest.raises(ValueError, match="workers must be at least 1"):
+        WeakLabels.from_masks(tmp_path, ["a"], names=("cat", "dog"), workers=0)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "1", "I;16"])
+def test_masks_of_every_mode(tmp_path, mode):
+    ids = np.array([[0, 1], [1, 0]], np.uint8)
+    image = Image.fromarray(ids)
+    if mode == "P":
+        image.putpalette(bytes(range(256)) * 3)
+    elif mode == "1":
+        image = Image.fromarray(ids.astype(bool))
+    elif mode != "L":
+        image = Image.fromarray(ids.astype(np.uint16))
+    image.save(tmp_path / "a.png")
+    assert WeakLabels.from_masks(tmp_path, ["a"], names=("cat",)).classes("a") == ["cat"]
+    image.convert("RGB").save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b.png must be an indexed or grey mask .* mode 'RGB'"):
+        WeakLabels.from_masks(tmp_path, ["b"], names=("cat",))
+
+
+def test_a_truncated_mask_is_named(tmp_path):
+    write_mask(tmp_path / "a.png", np.random.default_rng(0).integers(0, 3, (40, 40), np.uint8))
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:1000])
+    with pytest.raises(OSError, match=r"a.png cannot be read as an image"):
+        WeakLabels.from_masks(tmp_path, ["a"], names=("cat", "dog"))
+
+
+def test_masks_with_other_ids(tmp_path):
+    lookup = torch.full((256,), 255, dtype=torch.uint8)
+    lookup[[7, 9]] = torch.tensor([1, 2], dtype=torch.uint8)
+    write_mask(tmp_path / "a.png", np.array([[9, 3, 255]], np.uint8))
+    write_mask(tmp_path / "b.png", np.array([[9, 7]], np.uint8))
+    labels = WeakLabels.from_masks(tmp_path, "ab", names=("cat", "dog"), mask_ids=lookup)
+    assert [labels.classes(i) for i in labels] == [["dog"], ["cat", "dog"]]
 
 
 def test_from_coco_txt(tmp_path):
@@ -418,6 +498,9 @@ def test_from_coco_json(tmp_path):
     labels = WeakLabels.from_coco_json(path)
     assert labels.names == ("cat", "dog")
     assert {i: labels.classes(i) for i in labels} == {"a": ["dog"], "b": []}
+    assert WeakLabels.from_coco_json(path, names=("dog", "cat"))["a"].tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"instances.json must have the 1 classes .* cat"):
+        WeakLabels.from_coco_json(path, names=("dog",))
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"instances.json is not a COCO instances file"):
         WeakLabels.from_coco_json(path)
@@ -467,4 +550,9 @@ def test_the_fields_coco_list(shared_data):
 @pytest.mark.real_data
 def test_coco_names_are_those_of_the_annotations(shared_data):
     path = shared_data / "coco_small" / "annotations" / "instances_val.json"
-    assert WeakLabels.from_coco_json(path).names == COCO_NAMES
+    labels = WeakLabels.from_coco_json(path)
+    assert labels.names == COCO_NAMES
+    masks = path.parents[1] / "masks" / "val"
+    from_masks = WeakLabels.from_masks(masks, labels, names=COCO_NAMES)
+    differing = [i for i in labels if not torch.equal(labels[i], from_masks[i])]
+    assert differing == []

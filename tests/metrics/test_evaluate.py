@@ -77,7 +77,7 @@ def test_undecided_pixels_are_not_scored():
     evaluator = evaluate_masks(predict, items, num_classes=4)
     assert evaluator.compute().miou == pytest.approx(1.0)
     scored = sum(int((s["mask"][:, 6:] != 255).sum()) for s in items)
-    assert int(evaluator.counts.sum()) == scored
+    assert int(evaluator.regions.counts.sum()) == scored
 
 
 def test_no_samples_is_an_error():

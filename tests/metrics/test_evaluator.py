@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from wsss_blocks.metrics import SegmentationEvaluator
 from wsss_blocks.ops.counting import _count_by_scatter, count
+from wsss_blocks.ops.mask_pairs import pair_runs, pixel_counts, region_counts
 
 
 def assert_scores(actual, expected):
@@ -273,11 +274,53 @@ def test_the_way_of_a_gpu_counts_the_same(monkeypatch, dtype):
     on_cpu, other_way = SegmentationEvaluator(5), SegmentationEvaluator(5)
     on_cpu.update(pred.to(dtype), target.to(dtype))
     monkeypatch.setattr(f"{evaluator}.count", _count_by_scatter)
+    monkeypatch.setattr(f"{evaluator}.on_host", lambda mask: False)
     monkeypatch.setattr(
         f"{evaluator}.largest_byte", lambda mask: 255 if mask.dtype == torch.uint8 else None
     )
     other_way.update(pred.to(dtype), target.to(dtype))
     assert torch.equal(other_way.counts, on_cpu.counts)
+
+
+@given(seed=seeds, classes=st.integers(1, 6), ignored=st.sampled_from([255, -1, 7]))
+def test_runs_are_counted_as_pixels_are(seed, classes, ignored):
+    g = generator(seed)
+    coarse = [torch.randint(-2, 9, (2, 2, 3), generator=g) for _ in range(2)]
+    pred, target = (m.repeat_interleave(40, -1).repeat_interleave(3, -2) for m in coarse)
+    target[target == -2] = ignored
+    expected, invalid = [[0] * classes for _ in range(classes)], 0
+    for p, t in zip(pred.flatten().tolist(), target.flatten().tolist(), strict=True):
+        if t == ignored:
+            continue
+        if 0 <= t < classes and 0 <= p < classes:
+            expected[t][p] += 1
+        else:
+            invalid += 1
+    runs = pair_runs(pred.numpy(), target.numpy())
+    assert runs is not None
+    for found in (
+        region_counts(runs, classes, ignored=ignored),
+        pixel_counts(pred.numpy(), target.numpy(), classes, ignored=ignored),
+    ):
+        assert (found.counts.tolist(), found.invalid) == (expected, invalid)
+    ours = SegmentationEvaluator(classes, ignore_index=ignored if ignored != 7 else 9)
+    if ignored != 7:
+        by_pixels = ours._count_pixels(pred, target)
+        assert (by_pixels[0].tolist(), int(by_pixels[1])) == (expected, invalid)
+
+
+@given(seed=seeds)
+def test_bytes_are_counted_alike(seed):
+    g = generator(seed)
+    pred, target = (torch.randint(0, 9, (5, 7), generator=g).to(torch.uint8) for _ in range(2))
+    wide = pixel_counts(pred.long().numpy(), target.long().numpy(), 6, ignored=7)
+    found = pixel_counts(pred.numpy(), target.numpy(), 6, ignored=7)
+    assert (found.counts.tolist(), found.invalid) == (wide.counts.tolist(), wide.invalid)
+
+
+def test_noise_is_counted_by_pixels():
+    noise = torch.randint(0, 9, (64, 64), generator=generator(0)).numpy()
+    assert pair_runs(noise, noise) is None
 
 
 def test_strides_do_not_matter():

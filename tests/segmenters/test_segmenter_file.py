@@ -293,6 +293,6 @@ def test_protocol_fields_are_all_tested():
         labels_used=False,
     ).to_dict()  # fmt: skip
     same = {k for k, v in PROTOCOL.to_dict().items() if defaults[k] == v}
-    assert same == {"labels_used", "threshold", "threshold_source"}
+    assert same == {"labels_used", "threshold", "threshold_source", "undecided", "missing"}
     half = replace(PROTOCOL, threshold=(0.2, 0.4), threshold_source="preset")
     assert EvaluationProtocol.from_dict(json.loads(json.dumps(half.to_dict()))) == half

@@ -201,6 +201,28 @@ def test_curve_figure_draws_lines_and_marks(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["marked.png", "plain.png"]
 
 
+def test_curve_figure_draws_vertical_marks_and_names_them(tmp_path):
+    series, labels = {"CAM": ([0.0, 1.0], [10.0, 30.0])}, {"x_label": "t", "y_label": "mIoU (%)"}
+    figures = {"none": None, "one": {"Otsu": 0.25}, "two": {"Otsu": 0.25, "mixture": 0.75}}
+    for name, marks in figures.items():
+        curve_figure(series, path=tmp_path / f"{name}.png", marks=marks, **labels)
+    none, one, two = (pixels(tmp_path / f"{name}.png").astype(int) for name in figures)
+
+    def marked(picture):  # columns that are dark more often than without marks
+        return ((picture.sum(-1) < 400).sum(0) - (none.sum(-1) < 400).sum(0)) > 100
+
+    def places(picture):
+        columns = np.flatnonzero(marked(picture))
+        return 1 + int((np.diff(columns) > 3).sum()) if len(columns) else 0
+
+    assert [places(picture) for picture in (none, one, two)] == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"marks\['Otsu'\] must be finite, got nan"):
+        curve_figure(series, path=tmp_path / "x.png", marks={"Otsu": math.nan}, **labels)
+    for wrong in ([0.3], {"Otsu": "high"}):
+        with pytest.raises(TypeError, match=r"marks.* must be a (mapping|number)"):
+            curve_figure(series, path=tmp_path / "x.png", marks=wrong, **labels)
+
+
 def test_curve_figure_accepts_tensors(tmp_path):
     x = torch.linspace(0, 1, 5)
     curve_figure({"a": (x, x * x)}, path=tmp_path / "t.png", x_label="x", y_label="y")

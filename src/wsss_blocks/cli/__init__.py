@@ -1,19 +1,28 @@
-"""Command lines: presets and options, the frame of a run, and what it leaves behind."""
+"""The ``wsss`` command, and what the examples share: options, the frame of a run, its results."""
 
-from wsss_blocks.cli.config import load_config, parse_config, save_config
-from wsss_blocks.cli.loop import Checkpoints, TrainingSteps
-from wsss_blocks.cli.recipe import describe_recipe
-from wsss_blocks.cli.report import evaluate_system
-from wsss_blocks.cli.run import RunConfig, open_data, open_splits, run_segmenter, start_run
-from wsss_blocks.cli.segment import segment_files
-from wsss_blocks.cli.similarity import draw_similarity
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsss_blocks.cli.config import load_config, parse_config, save_config
+    from wsss_blocks.cli.evaluate import MaskFiles, evaluate_files
+    from wsss_blocks.cli.loop import Checkpoints, TrainingSteps
+    from wsss_blocks.cli.page import Picture, write_page
+    from wsss_blocks.cli.recipe import describe_recipe
+    from wsss_blocks.cli.report import evaluate_system
+    from wsss_blocks.cli.run import RunConfig, open_data, open_splits, run_segmenter, start_run
+    from wsss_blocks.cli.segment import segment_files
+    from wsss_blocks.cli.similarity import draw_similarity
 
 __all__ = [
     "Checkpoints",
+    "MaskFiles",
+    "Picture",
     "RunConfig",
     "TrainingSteps",
     "describe_recipe",
     "draw_similarity",
+    "evaluate_files",
     "evaluate_system",
     "load_config",
     "open_data",
@@ -23,4 +32,29 @@ __all__ = [
     "save_config",
     "segment_files",
     "start_run",
+    "write_page",
 ]
+
+_HOMES = {
+    "config": ("load_config", "parse_config", "save_config"),
+    "evaluate": ("MaskFiles", "evaluate_files"),
+    "loop": ("Checkpoints", "TrainingSteps"),
+    "page": ("Picture", "write_page"),
+    "recipe": ("describe_recipe",),
+    "report": ("evaluate_system",),
+    "run": ("RunConfig", "open_data", "open_splits", "run_segmenter", "start_run"),
+    "segment": ("segment_files",),
+    "similarity": ("draw_similarity",),
+}
+
+
+# Lazy, so that `wsss --help` answers before torch is loaded.
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

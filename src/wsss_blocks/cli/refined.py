@@ -12,14 +12,14 @@ from torch import Tensor
 from wsss_blocks._numerics import first_argmax
 from wsss_blocks.cam import normalize_cam
 from wsss_blocks.data import WeakDataset
-from wsss_blocks.metrics import EvaluationProtocol, SegmentationScores, evaluate_masks
+from wsss_blocks.metrics import EvaluationProtocol, SplitScores, evaluate_masks
 from wsss_blocks.refine import DenseCRF, NoRefiner, Refiner, add_background
 from wsss_blocks.segmenters import Segmenter
 
 __all__ = ["Refine", "Score", "score_behind_crf", "score_refined_logits", "score_refined_maps"]
 
 Refine = Literal["none", "par", "crf"]
-Score = tuple[SegmentationScores, EvaluationProtocol]
+Score = tuple[SplitScores, EvaluationProtocol]
 
 _LEAST = 0.05  # probability that a class must have somewhere to take part
 _Maps = Callable[[Tensor], Mapping[str, Tensor]]

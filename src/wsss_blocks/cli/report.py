@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from torch import Tensor
 
 from wsss_blocks._numerics import first_argmax
 from wsss_blocks.cam import normalize_cam, scale_box
+from wsss_blocks.cli.page import Picture
 from wsss_blocks.cli.refined import Refine, score_behind_crf
-from wsss_blocks.data import WeakDataset
+from wsss_blocks.cli.split_report import write_split_report
+from wsss_blocks.data import WeakDataset, voc_palette
 from wsss_blocks.distributed import rank, sum_over_ranks
 from wsss_blocks.metrics import (
     EvaluationProtocol,
-    SegmentationScores,
+    SplitScores,
     evaluate_masks,
+    read_metrics,
     score_maps,
     write_metrics,
 )
@@ -58,8 +62,9 @@ def evaluate_system(
     ``seg_crf_miou`` of all views and a CRF. Its constants, DeepLab's, stand in the protocol.
 
     ``metrics.json`` gets the results in per cent, with the protocol of each, and ``figures/`` a
-    grid of validation images and the threshold curves. Without masks nothing can be scored: the
-    grid is drawn, and no result is returned.
+    grid of validation images and the threshold curves. ``report.html`` shows the scores of the
+    decoder class by class and its worst and best images, as ``wsss evaluate`` does. Without masks
+    nothing can be scored: the grid is drawn, and no result is returned.
 
     Args:
         output: folder.
@@ -142,7 +147,7 @@ def evaluate_system(
         for name, p in scored.protocol.items()
     }
     plain = replace(protocol, threshold=None, threshold_source=None, refiner="none")
-    details: dict[str, float | SegmentationScores] = {}
+    details: dict[str, SplitScores] = {}
     if chosen_on is not None:
         evaluator = evaluate_masks(decided_and_counted, chosen_on, num_classes=classes, names=names)
         results["pseudo_label_miou"] = evaluator.compute().miou
@@ -151,7 +156,7 @@ def evaluate_system(
             split=f"train (first {len(chosen_on)}), decided pixels", num_images=len(chosen_on),
         )  # fmt: skip
         protocols["pseudo_label_miou"] = on_train
-        results["pseudo_label_decided"] = int(evaluator.counts.sum()) / int(
+        results["pseudo_label_decided"] = int(evaluator.regions.counts.sum()) / int(
             sum_over_ranks(labelled)
         )
         protocols["pseudo_label_decided"] = on_train
@@ -172,13 +177,19 @@ def evaluate_system(
             "peak_memory_mib": _peak_memory(),
         }
         write_metrics(
-            output / "metrics.json", results | details, protocols, seed=seed, extra=record
+            output / "metrics.json", {**results, **details}, protocols, seed=seed, extra=record
         )
         curve_figure(
             scored.curves, path=output / "figures" / "thresholds.png", mark_best=True,
             x_label="background threshold", y_label="mIoU",
         )  # fmt: skip
         draw()
+        if "seg" in details:
+            write_split_report(
+                output, details["seg"], protocols["seg"], palette=voc_palette(),
+                picture=partial(_picture, val, segmented), title="decoder",
+                run=read_metrics(output / "metrics.json").run,
+            )  # fmt: skip
     return results
 
 
@@ -192,6 +203,14 @@ def _peak_memory() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+
+def _picture(
+    val: WeakDataset, segmented: Callable[[Mapping[str, Any]], Tensor], name: str, caption: str
+) -> Picture:
+    sample = val[val.ids.index(name)]
+    image = (sample["image"].permute(1, 2, 0) * 255).round().byte()
+    return Picture(name, caption, image, segmented(sample).cpu(), sample["mask"])
 
 
 def _size(images: Tensor) -> tuple[int, int]:

@@ -1,9 +1,11 @@
 """Segment image files and write what people look at."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from wsss_blocks._files import replaced
 from wsss_blocks.data.images import is_image
 from wsss_blocks.segmenters import Segmenter
 
@@ -15,6 +17,7 @@ def segment_files(
 ) -> list[Path]:
     """Write ``NAME.png``, an indexed mask, and ``NAME_overlay.png``, a figure, per image.
 
+    Beside them goes ``protocol.json``, which tells ``wsss evaluate`` how they were predicted.
     Nothing is written if two results would have one name or a result would replace an image.
 
     Args:
@@ -65,6 +68,9 @@ def segment_files(
         found.save(mask)
         found.save_figure(figure)
         written.append(mask)
+    stated = {"line": segmenter.protocol.describe(), **segmenter.protocol.to_dict()}
+    with replaced(output / "protocol.json") as temporary:
+        temporary.write_text(json.dumps(stated, indent=1) + "\n")
     if skipped:
         print(f"{len(written)} images segmented; {len(skipped)} skipped:", *skipped, sep="\n  ")
     return written

@@ -4,11 +4,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wsss_blocks.data.ade20k import ADE20K
+    from wsss_blocks.data.class_maps import ClassMaps, read_class_maps, write_class_maps
+    from wsss_blocks.data.classes import CLASS_TABLES, ClassTable, check_split_size, class_table
     from wsss_blocks.data.coco import COCO
     from wsss_blocks.data.coco_layout import write_coco_layout
+    from wsss_blocks.data.coco_masks import CocoMasks, build_coco_masks
+    from wsss_blocks.data.coco_stuff import COCOObject, COCOStuff
     from wsss_blocks.data.crops import CenterCrop, RandomCrop, RandomResizedCrop
+    from wsss_blocks.data.doctor import Examination, Finding, examine
     from wsss_blocks.data.folder import FolderDataset
     from wsss_blocks.data.geometry import Geometry, replay
+    from wsss_blocks.data.image_text import ImageTextPairs, RandomCaption
     from wsss_blocks.data.images import read_image, read_mask, write_mask
     from wsss_blocks.data.loader import step_loader
     from wsss_blocks.data.maps import WithMaps, compute_maps
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
         voc_palette,
     )
     from wsss_blocks.data.opening import WeakDataset, open_dataset
+    from wsss_blocks.data.pascal_context import PascalContext
     from wsss_blocks.data.photometric import (
         ChannelPermutation,
         ColorJitter,
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
     from wsss_blocks.data.sample import Transform as Transform
     from wsss_blocks.data.sample import collate, new_sample
     from wsss_blocks.data.sampling import Augmented, StepSampler
+    from wsss_blocks.data.sbd import VocAug, build_voc_aug
     from wsss_blocks.data.scenes import Scenes
     from wsss_blocks.data.transforms import (
         AddView,
@@ -46,6 +55,8 @@ if TYPE_CHECKING:
     from wsss_blocks.data.weak_labels import WeakLabels
 
 __all__ = [
+    "ADE20K",
+    "CLASS_TABLES",
     "COCO",
     "COCO_NAMES",
     "DIGIT_NAMES",
@@ -54,13 +65,23 @@ __all__ = [
     "VOC_SPOKEN_NAMES",
     "AddView",
     "Augmented",
+    "COCOObject",
+    "COCOStuff",
     "CenterCrop",
     "ChannelPermutation",
+    "ClassMaps",
+    "ClassTable",
+    "CocoMasks",
     "ColorJitter",
     "Compose",
+    "Examination",
+    "Finding",
     "FolderDataset",
     "GaussianBlur",
     "Geometry",
+    "ImageTextPairs",
+    "PascalContext",
+    "RandomCaption",
     "RandomCrop",
     "RandomGrayscale",
     "RandomHorizontalFlip",
@@ -71,13 +92,20 @@ __all__ = [
     "Scenes",
     "StepSampler",
     "UsableImages",
+    "VocAug",
     "WeakDataset",
     "WeakLabels",
     "WithMaps",
+    "build_coco_masks",
+    "build_voc_aug",
+    "check_split_size",
+    "class_table",
     "collate",
     "compute_maps",
+    "examine",
     "new_sample",
     "open_dataset",
+    "read_class_maps",
     "read_image",
     "read_mask",
     "replay",
@@ -85,26 +113,36 @@ __all__ = [
     "training_transform",
     "usable_images",
     "voc_palette",
+    "write_class_maps",
     "write_coco_layout",
     "write_mask",
     "write_voc_layout",
 ]
 
 _HOMES = {
+    "ade20k": ("ADE20K",),
+    "class_maps": ("ClassMaps", "read_class_maps", "write_class_maps"),
+    "classes": ("CLASS_TABLES", "ClassTable", "check_split_size", "class_table"),
     "coco": ("COCO",),
     "coco_layout": ("write_coco_layout",),
+    "coco_masks": ("CocoMasks", "build_coco_masks"),
+    "coco_stuff": ("COCOObject", "COCOStuff"),
     "crops": ("CenterCrop", "RandomCrop", "RandomResizedCrop"),
+    "doctor": ("Examination", "Finding", "examine"),
     "folder": ("FolderDataset",),
     "geometry": ("Geometry", "replay"),
+    "image_text": ("ImageTextPairs", "RandomCaption"),
     "images": ("read_image", "read_mask", "write_mask"),
     "loader": ("step_loader",),
     "maps": ("WithMaps", "compute_maps"),
     "names": ("COCO_NAMES", "DIGIT_NAMES", "VOC_NAMES", "VOC_SPOKEN_NAMES", "voc_palette"),
     "opening": ("WeakDataset", "open_dataset"),
+    "pascal_context": ("PascalContext",),
     "photometric": ("ChannelPermutation", "ColorJitter", "GaussianBlur", "RandomGrayscale"),
     "recipe": ("training_transform",),
     "sample": ("Sample", "Transform", "collate", "new_sample"),
     "sampling": ("Augmented", "StepSampler"),
+    "sbd": ("VocAug", "build_voc_aug"),
     "scenes": ("Scenes",),
     "transforms": (
         "AddView",

@@ -1,58 +1,82 @@
 """The formats that data sets and the field keep labels in; every error names the file."""
 
 import json
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wsss_blocks.data._files import read_text
+from wsss_blocks._optional import require
+from wsss_blocks._parallel import ordered_map
+from wsss_blocks.data._files import named, read_text
 from wsss_blocks.data._label_tables import Rows
-from wsss_blocks.data._plain_pickle import load_arrays
+from wsss_blocks.data._plain_pickle import load_arrays, skip_npy_header
+from wsss_blocks.data.classes import CLASS_TABLES, class_table
 from wsss_blocks.data.images import is_image, read_mask
 
 __all__ = [
     "read_coco_json",
     "read_coco_txt",
     "read_folders",
-    "read_mask_names",
+    "read_masks",
     "read_npy",
     "read_xml",
 ]
 
+NAMELESS = "the format has no class names."
+ID_PATTERNS = {
+    "voc": re.compile(r"\d{4}_\d{6}"),
+    "coco": re.compile(r"(COCO_(train|val)2014_)?\d{12}"),
+}
 
-def read_npy(path: Path, names: Sequence[str]) -> Rows:
+
+def read_npy(path: Path, names: Sequence[str] | None) -> tuple[Sequence[str], Rows]:
     """Read the field's ``cls_labels(_onehot).npy``: a pickled dictionary in a 0-d array."""
     if not path.is_file():
         raise FileNotFoundError(f"no label file at {path}.")
     with path.open("rb") as file:
         try:
-            version = np.lib.format.read_magic(file)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            dtype = read_header(file)[2]
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{path} is not a .npy file: {error}") from error
-        if dtype != np.dtype(object):
-            raise ValueError(f"{path} must hold a dictionary from id to labels, got {dtype} data.")
+            skip_npy_header(file)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is not a .npy file of a dictionary from id to labels: {error}"
+            ) from error
         try:
             vectors = load_arrays(file)
         except ValueError as error:
             raise ValueError(f"{path} is {error}") from error
+    if names is None:
+        raise ValueError(f"names must be given for {path}: {NAMELESS}{_whose(vectors)}")
     rows = {}
     for image, vector in vectors.items():
         if len(vector) != len(names):
-            hint = " Is it the VOC file under another name?" if len(vector) == 20 else ""
             raise ValueError(
-                f"{path} has {len(vector)} label columns, but names has {len(names)}.{hint}"
+                f"{path} has {len(vector)} label columns, but names has {len(names)}: is it the "
+                f"file of another data set?{_whose({image: vector})}"
             )
         if not np.isin(vector, (0, 1)).all():
             raise ValueError(f"{path} must hold 0 or 1 for each class, not so for {image!r}.")
-        rows[image] = [name for name, value in zip(names, vector, strict=True) if value]
-    return rows
+        rows[image] = [names[k] for k in np.flatnonzero(vector).tolist()]
+    return names, rows
+
+
+def _whose(vectors: Mapping[str, Sized]) -> str:
+    """Say which data set the columns and the ids of a label file are those of."""
+    image, vector = next(iter(vectors.items()), ("", ()))
+    columns = len(vector)
+    fitting = [name for name in CLASS_TABLES if len(class_table(name).names) == columns]
+    look = next((name for name, pattern in ID_PATTERNS.items() if pattern.fullmatch(image)), None)
+    hints = []
+    if fitting:
+        hints.append(f"{columns} columns are those of {' or '.join(fitting)}")
+    elif any(len(class_table(name).names) == columns - 1 for name in CLASS_TABLES):
+        hints.append(f"one of the {columns} columns may be background, which has no place here")
+    if look:
+        hints.append(f"ids such as {image} are those of {look}")
+    return f" {'; '.join(hints)}." if hints else ""
 
 
 def read_folders(root: Path, exclude: Collection[str]) -> tuple[list[str], Rows]:
@@ -88,12 +112,36 @@ def read_xml(path: Path, names: Sequence[str]) -> list[str]:
     return sorted(found)
 
 
-def read_mask_names(path: Path, names: Sequence[str]) -> list[str]:
-    """List the classes of a mask's ids, without 0 and 255."""
-    ids = [i for i in np.unique(read_mask(path).numpy()).tolist() if i not in (0, 255)]
-    if ids and max(ids) > len(names):
-        raise ValueError(f"{path} has the class id {max(ids)}, but names has {len(names)}.")
-    return [names[i - 1] for i in ids]
+def read_masks(
+    root: Path,
+    ids: Iterable[str],
+    names: Sequence[str],
+    *,
+    lookup: NDArray[np.uint8] | None,
+    workers: int,
+) -> Rows:
+    """List the classes of each mask ``<id>.png``, without 0 and 255."""
+
+    def read(image: str) -> tuple[str, list[str]]:
+        path = root / f"{image}.png"
+        found = _ids_in(path)
+        if lookup is not None and found and max(found) < len(lookup):
+            found = sorted(set(lookup[found].tolist()))
+        found = [i for i in found if i not in (0, 255)]
+        if found and max(found) > len(names):
+            raise ValueError(f"{path} has the class id {max(found)}, but names has {len(names)}.")
+        return image, [names[i - 1] for i in found]
+
+    return dict(ordered_map(read, ids, workers=workers))
+
+
+def _ids_in(path: Path) -> list[int]:
+    """List the values of a mask; 8 bits a pixel, as nearly all, by PIL's histogram."""
+    pillow = require("PIL.Image", extra="cli", what="reading a mask")
+    with named(path), pillow.open(path) as file:
+        if file.mode in ("L", "P"):
+            return [i for i, count in enumerate(file.histogram()) if count]
+    return [int(i) for i in np.unique(read_mask(path).numpy())]
 
 
 def read_coco_txt(path: Path, names: Sequence[str]) -> Rows:

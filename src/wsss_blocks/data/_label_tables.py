@@ -6,10 +6,21 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from wsss_blocks.data._files import read_text
 
-__all__ = ["Rows", "check_class_names", "check_rows", "read_csv", "read_json"]
+__all__ = [
+    "Rows",
+    "check_class_names",
+    "check_rows",
+    "check_suffix",
+    "in_order",
+    "read_csv",
+    "read_json",
+    "write_csv",
+    "write_json",
+]
 
 Rows = dict[str, list[str]]
 
@@ -44,6 +55,48 @@ def check_rows(rows: Mapping[str, Collection[str]], names: Collection[str]) -> N
                     f"rows must hold known classes, got {name!r} for {image!r}, which is not among "
                     f"the {len(names)} names ({', '.join(list(names)[:3])}, ...)."
                 )
+
+
+def in_order(
+    path: Path, found: tuple[Sequence[str], Rows], names: Sequence[str] | None
+) -> tuple[Sequence[str], Rows]:
+    """Put ``names``, if given, in place of the same names in the order of the file."""
+    own, rows = found
+    if names is not None and set(names) != set(own):
+        odd = ", ".join(sorted(set(names) ^ set(own))[:5])
+        raise ValueError(
+            f"{path} must have the {len(names)} classes of names, got {len(own)}; "
+            f"in only one of the two: {odd}."
+        )
+    return own if names is None else names, rows
+
+
+def check_suffix(path: Path) -> None:
+    """Raise unless a label file of this name can be written."""
+    if path.suffix not in (".json", ".csv"):
+        raise ValueError(f"path must end in .json or .csv, got {path}.")
+
+
+def write_json(
+    file: IO[str], names: Sequence[str], rows: Rows, *, counts: Mapping[str, int], digest: str
+) -> None:
+    """Write names, images per class, hash, and a line per image."""
+    head = {"names": list(names), "counts": dict(counts), "hash": digest}
+    top = "".join(f" {_json(key)}: {_json(value)},\n" for key, value in head.items())
+    lines = ",\n".join(f"  {_json(image)}: {_json(present)}" for image, present in rows.items())
+    file.write(f'{{{top[1:]} "labels": {{\n{lines}\n }}}}\n')
+
+
+def write_csv(file: IO[str], names: Sequence[str], rows: Rows) -> None:
+    """Write a 0/1 column per class."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["id", *names])
+    for image, present in rows.items():
+        writer.writerow([image, *(int(name in present) for name in names)])
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def read_json(path: Path) -> tuple[list[str], Rows]:

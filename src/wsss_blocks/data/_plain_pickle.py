@@ -5,12 +5,13 @@ needs is answered by a recorder that keeps its arguments; any other name is refu
 """
 
 import pickle
+from operator import index
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["load_arrays"]
+__all__ = ["load_arrays", "load_map_arrays", "skip_npy_header"]
 
 
 def load_arrays(file: IO[bytes]) -> dict[str, NDArray[np.float64]]:
@@ -20,14 +21,39 @@ def load_arrays(file: IO[bytes]) -> dict[str, NDArray[np.float64]]:
         ValueError: the pickle is broken, names anything else, or holds something else.
     """
     try:
-        value = _Reader(file).load()
-        if isinstance(value, _Array):
-            value = value.items()[0]
-        if not isinstance(value, dict):
-            raise TypeError(f"expected a dictionary, got {type(value).__name__}")
-        return {str(key): _numbers(row) for key, row in value.items()}
+        return {str(key): _vector(row) for key, row in _dictionary(file).items()}
     except Exception as error:  # a hostile pickle may fail in any way
         raise ValueError(f"not a plain pickle of label vectors: {error}") from error
+
+
+def load_map_arrays(file: IO[bytes]) -> dict[str | int, NDArray[Any]]:
+    """Read a pickle of ``{str or int: array or list of numbers}``, bare or as a 0-d object array.
+
+    Raises:
+        ValueError: the pickle is broken, names anything else, or holds something else.
+    """
+    try:
+        found = {_plain(key): _numbers(row) for key, row in _dictionary(file).items()}
+        return {key if isinstance(key, str) else index(key): row for key, row in found.items()}
+    except Exception as error:  # as above
+        raise ValueError(f"not a plain pickle of arrays: {error}") from error
+
+
+def skip_npy_header(file: IO[bytes]) -> None:
+    """Move on to the pickle in a ``.npy`` file of objects.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        dtype = np.lib.format.read_array_header_1_0(file)[2]
+    elif version == (2, 0):
+        dtype = np.lib.format.read_array_header_2_0(file)[2]
+    else:
+        raise ValueError(f".npy format {version} is not known")
+    if dtype != np.dtype(object):
+        raise ValueError(f"expected a dictionary, got {dtype} data")
 
 
 class _Recorder:
@@ -83,9 +109,9 @@ class _Array(_Recorder):
         return values
 
     def read(self) -> NDArray[Any]:
-        _, shape, dtype, _, data = self.state
+        _, shape, dtype, by_columns, data = self.state
         raw = data.read() if isinstance(data, _Bytes) else bytes(data)
-        return np.frombuffer(raw, dtype.read()).reshape(shape)
+        return np.frombuffer(raw, dtype.read()).reshape(shape, order="F" if by_columns else "C")
 
 
 class _Scalar(_Recorder):
@@ -117,12 +143,29 @@ class _Reader(pickle.Unpickler):
         return _KNOWN[module, name]
 
 
-def _numbers(row: Any) -> NDArray[np.float64]:
-    if isinstance(row, _Array):
-        row = row.read()
-    elif isinstance(row, list | tuple):
-        row = [x.read() if isinstance(x, _Scalar) else x for x in row]
-    numbers = np.asarray(row)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "biuf":
+def _dictionary(file: IO[bytes]) -> dict[Any, Any]:
+    value = _Reader(file).load()
+    if isinstance(value, _Array):
+        value = value.items()[0]
+    if not isinstance(value, dict):
+        raise TypeError(f"expected a dictionary, got {type(value).__name__}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return value.read() if isinstance(value, _Array | _Scalar) else value
+
+
+def _numbers(row: Any) -> NDArray[Any]:
+    row = _plain(row)
+    numbers = np.asarray([_plain(x) for x in row] if isinstance(row, list | tuple) else row)
+    if numbers.dtype.kind not in "biuf":
+        raise TypeError(f"expected numbers, got {numbers.dtype}")
+    return numbers
+
+
+def _vector(row: Any) -> NDArray[np.float64]:
+    numbers = _numbers(row)
+    if numbers.ndim != 1:
         raise TypeError(f"expected vectors of numbers, got shape {numbers.shape}")
     return numbers.astype(np.float64)

@@ -56,6 +56,8 @@ def crop(sample: Sample, top: int, left: int, size: Size, *, fill: float = 0.0) 
     """Cut the window with corner ``(top, left)``; what lies outside the image is padding."""
     height, width = sample["image"].shape[-2:]
     padding = [-left, -top, left + size[1] - width, top + size[0] - height]
+    if not any(padding):
+        return sample
 
     def change(plane: Tensor, is_mask: bool) -> Tensor:
         value = float(IGNORED) if is_mask else fill

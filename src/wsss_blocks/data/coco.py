@@ -4,15 +4,16 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from wsss_blocks.data._matching import check_names, choose_images, find_images, spelled
-from wsss_blocks.data.folder import read_sample
+from wsss_blocks.data.folder import given_labels, mask_file, read_sample
 from wsss_blocks.data.names import COCO_NAMES
 from wsss_blocks.data.sample import Sample
 from wsss_blocks.data.weak_labels import WeakLabels
 
-__all__ = ["COCO"]
+__all__ = ["COCO", "find_images_dir", "first_folder"]
 
 ALIASES = {
     "train": ("train2014", "train2017", "train"),
@@ -59,6 +60,9 @@ class COCO(Dataset[Sample]):
         (['COCO_val2014_000000500001'], (80,), False)
     """
 
+    mask_ids: Tensor | None = None
+    """None: the ids in the files of masks are ours."""
+
     def __init__(
         self,
         root: str | Path,
@@ -71,25 +75,19 @@ class COCO(Dataset[Sample]):
         strict: bool = True,
     ) -> None:
         self.root = Path(root)
-        choices = ALIASES.get(split, (split,))
-        self.images_dir = _first_folder(
-            (self.root / below / name for name in choices for below in ("", "images")), "images"
-        )
+        self.images_dir = find_images_dir(self.root, ALIASES.get(split, (split,)))
         self.split = self.images_dir.name
         annotations = self.root / "annotations" / f"instances_{self.split}.json"
-        if labels is None:
+        found = given_labels(labels, names)
+        if found is None:
             found = WeakLabels.from_coco_json(annotations)
-        elif isinstance(labels, WeakLabels):
-            found = labels
-        else:
-            found = WeakLabels.load(labels, names=names)
-        check_names(found, names, annotations if labels is None else labels)
+            check_names(found, names, annotations)
         self.masks_dir = None
         if with_masks:
             folders = [self.root / name / self.split for name in ("SegmentationClass", "masks")]
             if masks_dir is not None:
                 folders = [Path(masks_dir) / self.split, Path(masks_dir)]
-            self.masks_dir = _first_folder(folders, "masks")
+            self.masks_dir = first_folder(folders, "masks")
         self.ids, self._files, self.labels, self.skipped = choose_images(
             self.images_dir,
             find_images(self.images_dir),
@@ -107,13 +105,25 @@ class COCO(Dataset[Sample]):
         """Return the file of an image."""
         return self.images_dir / self._files[index]
 
+    def mask_path(self, index: int) -> Path:
+        """Return the file of a mask.
+
+        Raises:
+            ValueError: the data set was opened without masks.
+        """
+        mask = mask_file(self.masks_dir, self.ids[index])
+        # Masks of the 2014 images often go by the number alone.
+        return mask if mask.is_file() else mask.with_name(mask.name.rpartition("_")[2])
+
     def __getitem__(self, index: int) -> Sample:
-        name, mask = self.ids[index], None
-        if self.masks_dir is not None:
-            mask = self.masks_dir / f"{name}.png"
-            if not mask.is_file():  # masks of the 2014 images often go by the number alone
-                mask = self.masks_dir / f"{name.rpartition('_')[2]}.png"
-        return read_sample(name, self.path(index), labels=self.labels, mask=mask)
+        mask = None if self.masks_dir is None else self.mask_path(index)
+        return read_sample(self.ids[index], self.path(index), labels=self.labels, mask=mask)
+
+
+def find_images_dir(root: Path, splits: Iterable[str]) -> Path:
+    """Return the first of ``root/SPLIT`` and ``root/images/SPLIT`` that exists."""
+    below = ("", "images")
+    return first_folder((root / folder / name for name in splits for folder in below), "images")
 
 
 def _number(name: str) -> str:
@@ -122,7 +132,8 @@ def _number(name: str) -> str:
     return str(int(number[1])) if number else spelled(name)
 
 
-def _first_folder(candidates: Iterable[Path], what: str) -> Path:
+def first_folder(candidates: Iterable[Path], what: str) -> Path:
+    """Return the first folder that exists."""
     tried = list(candidates)
     for folder in tried:
         if folder.is_dir():

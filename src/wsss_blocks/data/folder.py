@@ -3,14 +3,16 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from wsss_blocks.data._matching import choose_images, find_images
+from wsss_blocks.data._matching import check_names, choose_images, find_images
 from wsss_blocks.data.images import read_image, read_mask
 from wsss_blocks.data.sample import Sample, new_sample
 from wsss_blocks.data.weak_labels import WeakLabels
 
-__all__ = ["FolderDataset", "read_sample"]
+__all__ = ["FolderDataset", "given_labels", "id_lookup", "mask_file", "read_sample"]
 
 
 class FolderDataset(Dataset[Sample]):
@@ -45,6 +47,9 @@ class FolderDataset(Dataset[Sample]):
         ['train_00000', 'train_00001', 'val_00000']
     """
 
+    mask_ids: Tensor | None = None
+    """``(256,)`` uint8: our id for each id in the files of masks; None where they are the same."""
+
     def __init__(
         self,
         images_dir: str | Path,
@@ -72,17 +77,64 @@ class FolderDataset(Dataset[Sample]):
         """Return the file of an image."""
         return self.images_dir / self._files[index]
 
+    def mask_path(self, index: int) -> Path:
+        """Return the file of a mask.
+
+        Raises:
+            ValueError: the data set was opened without masks.
+        """
+        return mask_file(self.masks_dir, self.ids[index])
+
     def __getitem__(self, index: int) -> Sample:
-        name = self.ids[index]
-        mask = None if self.masks_dir is None else self.masks_dir / f"{name}.png"
-        return read_sample(name, self.path(index), labels=self.labels, mask=mask)
+        mask = None if self.masks_dir is None else self.mask_path(index)
+        return read_sample(
+            self.ids[index],
+            self.path(index),
+            labels=self.labels,
+            mask=mask,
+            mask_ids=self.mask_ids,
+        )
 
 
-def read_sample(name: str, image: Path, *, labels: WeakLabels | None, mask: Path | None) -> Sample:
+def mask_file(folder: Path | None, name: str) -> Path:
+    """Return the mask of an id; raise if there is no folder of masks."""
+    if folder is None:
+        raise ValueError("the data set must be opened with masks (with_masks or masks_dir).")
+    return folder / f"{name}.png"
+
+
+def given_labels(labels: WeakLabels | str | Path | None, names: Sequence[str]) -> WeakLabels | None:
+    """Load labels unless they are, and check that they are about these classes."""
+    found = WeakLabels.load(labels, names=names) if isinstance(labels, str | Path) else labels
+    if found is not None:
+        check_names(found, names, labels)
+    return found
+
+
+def id_lookup(raw_ids: Sequence[int], *, others: int) -> Tensor:
+    """Return the ``(256,)`` table that turns the k-th raw id into k + 1 and the rest to others."""
+    lookup = torch.full((256,), others, dtype=torch.uint8)
+    lookup[list(raw_ids)] = torch.arange(1, len(raw_ids) + 1, dtype=torch.uint8)
+    return lookup
+
+
+def read_sample(
+    name: str,
+    image: Path,
+    *,
+    labels: WeakLabels | None,
+    mask: Path | None,
+    mask_ids: Tensor | None = None,
+) -> Sample:
     """Read an image, look up its labels and read a mask only if one is named."""
     sample = new_sample(read_image(image), id=name, labels=None if labels is None else labels[name])
     if mask is not None:
-        sample["mask"] = read_mask(mask)
+        ids = read_mask(mask)
+        if mask_ids is not None:
+            if int(ids.max()) >= len(mask_ids):
+                raise ValueError(f"{mask} must hold ids below 256, got {int(ids.max())}.")
+            ids = mask_ids[ids].long()
+        sample["mask"] = ids
         if sample["mask"].shape != sample["image"].shape[-2:]:
             raise ValueError(
                 f"{mask} must have the size {tuple(sample['image'].shape[-2:])} of {image}, "

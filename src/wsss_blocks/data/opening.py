@@ -1,12 +1,16 @@
 """The data sets that every example can be asked for by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
 from wsss_blocks._validate import check_choice
+from wsss_blocks.data.ade20k import ADE20K
 from wsss_blocks.data.coco import COCO
+from wsss_blocks.data.coco_stuff import COCOObject, COCOStuff
 from wsss_blocks.data.folder import FolderDataset
 from wsss_blocks.data.images import is_image
+from wsss_blocks.data.pascal_context import PascalContext
 from wsss_blocks.data.sample import Sample
 from wsss_blocks.data.scenes import Scenes
 from wsss_blocks.data.voc import VOC2012
@@ -33,8 +37,20 @@ class WeakDataset(Protocol):
         """One sample, with a ``mask`` only if the data set was opened for evaluation."""
 
 
+OFFICIAL: dict[str, Callable[..., WeakDataset]] = {
+    "voc": VOC2012,
+    "coco": COCO,
+    "context": PascalContext,
+    "ade20k": ADE20K,
+    "coco-stuff": COCOStuff,
+    "coco-object": COCOObject,
+}
+
+
 def open_dataset(
-    kind: Literal["scenes", "voc", "coco", "folder"],
+    kind: Literal[
+        "scenes", "voc", "coco", "context", "ade20k", "coco-stuff", "coco-object", "folder"
+    ],
     split: str,
     *,
     root: Path | None = None,
@@ -46,7 +62,10 @@ def open_dataset(
 
     ``"scenes"`` needs no root. ``"voc"`` takes the VOCdevkit, and a split that names an id list;
     labels come from the XML files. ``"coco"`` takes the folder around the images and
-    ``annotations``. ``"folder"`` takes photographs, with their sub-folders:
+    ``annotations``. ``"context"``, ``"ade20k"``, ``"coco-stuff"`` and ``"coco-object"`` take the
+    root of :class:`~wsss_blocks.data.PascalContext`, :class:`~wsss_blocks.data.ADE20K`,
+    :class:`~wsss_blocks.data.COCOStuff` and :class:`~wsss_blocks.data.COCOObject`; without
+    ``labels`` their samples have none. ``"folder"`` takes photographs, with their sub-folders:
 
     - images in ``root/SPLIT/images``, in ``root/images``, or in ``root`` itself; the last two serve
       every split;
@@ -57,7 +76,7 @@ def open_dataset(
 
     Args:
         kind: which data set.
-        split: ``"train"``, ``"val"``, or any other id list of VOC or image folder of COCO.
+        split: ``"train"``, ``"val"``, or any other id list or image folder of the data set.
         root: where it lies.
         labels: a label file, as for :meth:`WeakLabels.load <wsss_blocks.data.WeakLabels.load>`.
         with_masks: read masks too.
@@ -76,7 +95,7 @@ def open_dataset(
         >>> len(scenes), scenes.names[:2], "mask" in scenes[0]
         (200, ('zero', 'one'), True)
     """
-    check_choice("kind", kind, ("scenes", "voc", "coco", "folder"))
+    check_choice("kind", kind, ("scenes", *OFFICIAL, "folder"))
     if kind == "scenes":
         check_choice("split", split, ("train", "val"))
         if labels is not None:
@@ -84,10 +103,9 @@ def open_dataset(
         return Scenes("train" if split == "train" else "val", with_masks=with_masks)
     if root is None:
         raise ValueError(f"root must be given for {kind!r} data, got None.")
-    if kind == "voc":
-        return VOC2012(root, split, labels=labels, with_masks=with_masks, strict=strict)
-    if kind == "coco":
-        return COCO(root, split, labels=labels, with_masks=with_masks, strict=strict)
+    if kind != "folder":
+        official = OFFICIAL[kind]
+        return official(root, split, labels=labels, with_masks=with_masks, strict=strict)
     if not Path(root).is_dir():
         raise FileNotFoundError(f"root must be a folder, got {root}.")
     base, images = _find_images(Path(root), split)

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from wsss_blocks._validate import check_number
+from wsss_blocks.data._colour import blur, turn_hue
 from wsss_blocks.data._random import check_probability, check_range, uniform
 from wsss_blocks.data.sample import Sample
 
@@ -74,7 +75,7 @@ class ColorJitter:
             (TF.adjust_brightness, max(0, 1 - self.brightness), 1 + self.brightness),
             (TF.adjust_contrast, max(0, 1 - self.contrast), 1 + self.contrast),
             (TF.adjust_saturation, max(0, 1 - self.saturation), 1 + self.saturation),
-            (TF.adjust_hue, -self.hue, self.hue),
+            (turn_hue, -self.hue, self.hue),
         ]
         image = sample["image"]
         for i in torch.randperm(4, generator=generator).tolist():
@@ -145,8 +146,7 @@ class GaussianBlur:
         sigma = uniform(self.low, self.high, generator)
         # Three standard deviations, and no more than the reflected border of a small image allows.
         reach = min(math.ceil(3 * sigma), *(side - 1 for side in sample["image"].shape[-2:]))
-        size = 2 * reach + 1
-        return _with_image(sample, TF.gaussian_blur(sample["image"], [size, size], [sigma, sigma]))
+        return _with_image(sample, blur(sample["image"], sigma, reach))
 
 
 class ChannelPermutation:

@@ -27,6 +27,7 @@ class Sample(TypedDict, total=False):
     geometry: Geometry
     labels: Tensor
     caption: str
+    captions: list[str]
     mask: Tensor
     pseudo_mask: Tensor
     views: dict[str, "Sample"]

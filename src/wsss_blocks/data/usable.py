@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from wsss_blocks.data._matching import with_reasons
@@ -25,6 +26,14 @@ class ImageFiles(Protocol):
 
     def path(self, index: int) -> Path:
         """Return the file of an image."""
+
+
+@runtime_checkable
+class MaskFiles(Protocol):
+    """A data set with files of masks."""
+
+    def mask_path(self, index: int) -> Path:
+        """Return the file of a mask."""
 
 
 class UsableImages(Dataset[Sample]):
@@ -50,6 +59,7 @@ class UsableImages(Dataset[Sample]):
         self.skipped = dict(skipped)
         self.names = dataset.names
         self.labels: WeakLabels | None = getattr(dataset, "labels", None)
+        self.mask_ids: Tensor | None = getattr(dataset, "mask_ids", None)
         ids = dataset.ids
         self.ids = [ids[index] for index in self.indices]
 
@@ -68,6 +78,16 @@ class UsableImages(Dataset[Sample]):
         if not isinstance(self.dataset, ImageFiles):
             raise ValueError(f"dataset must have files, got {type(self.dataset).__name__}.")
         return self.dataset.path(self.indices[index])
+
+    def mask_path(self, index: int) -> Path:
+        """Return the file of a mask.
+
+        Raises:
+            ValueError: the data set has no files of masks, or was opened without.
+        """
+        if not isinstance(self.dataset, MaskFiles):
+            raise ValueError(f"dataset must have masks, got {type(self.dataset).__name__}.")
+        return self.dataset.mask_path(self.indices[index])
 
     def describe(self) -> str:
         """Say in one line how many images there are and what was left out for which reason."""

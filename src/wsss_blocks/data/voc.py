@@ -3,17 +3,18 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from wsss_blocks.data._files import read_ids
 from wsss_blocks.data._label_files import read_xml
-from wsss_blocks.data._matching import NO_LABELS, check_names, choose_images
-from wsss_blocks.data.folder import read_sample
+from wsss_blocks.data._matching import NO_LABELS, choose_images
+from wsss_blocks.data.folder import given_labels, mask_file, read_sample
 from wsss_blocks.data.names import VOC_NAMES
 from wsss_blocks.data.sample import Sample
 from wsss_blocks.data.weak_labels import WeakLabels
 
-__all__ = ["VOC2012"]
+__all__ = ["VOC2012", "find_layout"]
 
 
 class VOC2012(Dataset[Sample]):
@@ -35,7 +36,8 @@ class VOC2012(Dataset[Sample]):
             <wsss_blocks.data.WeakLabels.load>`.
         names: class names; mask id = position + 1.
         with_masks: read masks too, for evaluation.
-        mask_folder: ``"SegmentationClass"`` or ``"SegmentationClassAug"``.
+        mask_folder: folder of the masks; by default ``"SegmentationClassAug"`` for a split that
+            ends in ``aug``, if there is such a folder, else ``"SegmentationClass"``.
         strict: raise where an id has no labels or, when it is read, no image; else leave it out
             and list it in ``skipped``: id -> reason.
 
@@ -53,6 +55,9 @@ class VOC2012(Dataset[Sample]):
         (1, (3, 96, 96), False)
     """
 
+    mask_ids: Tensor | None = None
+    """None: the ids in the files of masks are ours."""
+
     def __init__(
         self,
         root: str | Path,
@@ -61,21 +66,17 @@ class VOC2012(Dataset[Sample]):
         labels: WeakLabels | str | Path | None = None,
         names: tuple[str, ...] = VOC_NAMES,
         with_masks: bool = False,
-        mask_folder: str = "SegmentationClass",
+        mask_folder: str | None = None,
         strict: bool = True,
     ) -> None:
-        self.root = _find_layout(Path(root))
+        self.root = find_layout(Path(root), "VOC2012")
         is_path = isinstance(split, Path) or split.endswith(".txt")
         lists = self.root / "ImageSets" / "Segmentation"
         ids = read_ids(Path(split) if is_path else lists / f"{split}.txt")
         unread: dict[str, str] = {}
-        if labels is None:
+        found = given_labels(labels, names)
+        if found is None:
             found, unread = _read_annotations(self.root / "Annotations", ids, names, strict)
-        elif isinstance(labels, WeakLabels):
-            found = labels
-        else:
-            found = WeakLabels.load(labels, names=names)
-        check_names(found, names, labels)
         images = self.root / "JPEGImages"
         files = [f"{name}.jpg" for name in ids if strict or (images / f"{name}.jpg").is_file()]
         self.ids, _, self.labels, self.skipped = choose_images(
@@ -83,8 +84,11 @@ class VOC2012(Dataset[Sample]):
         )
         self.skipped.update(unread)
         self.names = found.names
-        self.with_masks = with_masks
-        self.mask_folder = mask_folder
+        if mask_folder is None:
+            augmented = self.root / "SegmentationClassAug"
+            use = Path(split).stem.endswith("aug") and augmented.is_dir()
+            mask_folder = augmented.name if use else "SegmentationClass"
+        self.masks_dir = self.root / mask_folder if with_masks else None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,10 +97,17 @@ class VOC2012(Dataset[Sample]):
         """Return the file of an image."""
         return self.root / "JPEGImages" / f"{self.ids[index]}.jpg"
 
+    def mask_path(self, index: int) -> Path:
+        """Return the file of a mask.
+
+        Raises:
+            ValueError: the data set was opened without masks.
+        """
+        return mask_file(self.masks_dir, self.ids[index])
+
     def __getitem__(self, index: int) -> Sample:
-        name = self.ids[index]
-        mask = self.root / self.mask_folder / f"{name}.png" if self.with_masks else None
-        return read_sample(name, self.path(index), labels=self.labels, mask=mask)
+        mask = None if self.masks_dir is None else self.mask_path(index)
+        return read_sample(self.ids[index], self.path(index), labels=self.labels, mask=mask)
 
 
 def _read_annotations(
@@ -115,10 +126,12 @@ def _read_annotations(
     return WeakLabels(names, rows), unread
 
 
-def _find_layout(root: Path) -> Path:
-    candidates = [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"]
+def find_layout(root: Path, name: str) -> Path:
+    """Return the folder ``name``, as ``VOC2012``: root, or below it or its VOCdevkit."""
+    candidates = [root, root / name, root / "VOCdevkit" / name]
     for folder in candidates:
         if (folder / "JPEGImages").is_dir():
             return folder
     tried = ", ".join(str(folder) for folder in candidates)
-    raise FileNotFoundError(f"no VOC 2012 layout (JPEGImages and ImageSets) in any of: {tried}.")
+    what = f"{name[:3]} {name[3:]} layout (JPEGImages and ImageSets)"
+    raise FileNotFoundError(f"no {what} in any of: {tried}.")

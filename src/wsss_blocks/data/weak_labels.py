@@ -1,6 +1,5 @@
 """Image-level labels of a data set: which classes each image shows, nothing about where."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -92,20 +91,19 @@ class WeakLabels:
         return WeakLabels(self.names, {image: self.classes(image) for image in ids})
 
     def save(self, path: str | Path) -> None:
-        """Write ``.json`` (class names per image) or ``.csv`` (a column of 0/1 per class)."""
+        """Write ``.json`` (class names per image) or ``.csv`` (a column of 0/1 per class).
+
+        The JSON file also says how many images each class has, and the hash of when it was written;
+        :meth:`load` reads neither, so the rows may be edited.
+        """
         path = Path(path)
-        if path.suffix not in (".json", ".csv"):
-            raise ValueError(f"path must end in .json or .csv, got {path}.")
+        tables.check_suffix(path)
         with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            rows = {image: self.classes(image) for image in self}
             if path.suffix == ".csv":
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["id", *self.names])
-                for image in self:
-                    writer.writerow([image, *self[image].int().tolist()])
-                return
-            rows = (f"  {json.dumps(i)}: {json.dumps(self.classes(i))}" for i in self)
-            file.write(f'{{"names": {json.dumps(self.names)},\n "labels": {{\n')
-            file.write(",\n".join(rows) + "\n }}\n")
+                tables.write_csv(file, self.names, rows)
+            else:
+                tables.write_json(file, self.names, rows, counts=self.counts(), digest=self.hash)
 
     @classmethod
     def load(cls, path: str | Path, *, names: Sequence[str] | None = None) -> "WeakLabels":
@@ -122,16 +120,16 @@ class WeakLabels:
         path = Path(path)
         suffix = path.suffix.lower()
         if suffix == ".json":
-            return cls._ordered(path, tables.read_json(path), names)
+            return cls(*tables.in_order(path, tables.read_json(path), names))
         if suffix == ".csv":
             return cls.from_csv(path, names=names)
         if suffix not in (".npy", ".txt"):
             raise ValueError(f"path must end in .json, .csv, .npy or .txt, got {path}.")
+        if suffix == ".npy":
+            return cls(*files.read_npy(path, names))
         if names is None:
-            raise ValueError(f"names must be given for {path}: the format has no class names.")
-        if suffix == ".txt":
-            return cls.from_coco_txt(path, names=names)
-        return cls(names, files.read_npy(path, names))
+            raise ValueError(f"names must be given for {path}: {files.NAMELESS}")
+        return cls.from_coco_txt(path, names=names)
 
     @classmethod
     def from_csv(cls, path: str | Path, *, names: Sequence[str] | None = None) -> "WeakLabels":
@@ -141,12 +139,18 @@ class WeakLabels:
         names separated by ``;`` and the rows of one id are merged. Columns may be separated by
         ``;`` or tabs instead (Excel); beside ``;``, class names may be separated by commas.
         """
-        return cls._ordered(Path(path), tables.read_csv(Path(path), names), names)
+        return cls(*tables.in_order(Path(path), tables.read_csv(Path(path), names), names))
 
     @classmethod
-    def from_folders(cls, root: str | Path, *, exclude: Collection[str] = ()) -> "WeakLabels":
+    def from_folders(
+        cls,
+        root: str | Path,
+        *,
+        exclude: Collection[str] = (),
+        names: Sequence[str] | None = None,
+    ) -> "WeakLabels":
         """Read a folder per class: id ``cat/001`` has class cat; images in ``root`` have none."""
-        return cls(*files.read_folders(Path(root), exclude))
+        return cls(*tables.in_order(Path(root), files.read_folders(Path(root), exclude), names))
 
     @classmethod
     def from_voc_xml(
@@ -158,11 +162,22 @@ class WeakLabels:
 
     @classmethod
     def from_masks(
-        cls, masks_dir: str | Path, ids: Iterable[str], *, names: Sequence[str]
+        cls,
+        masks_dir: str | Path,
+        ids: Iterable[str],
+        *,
+        names: Sequence[str],
+        mask_ids: Tensor | None = None,
+        workers: int = 4,
     ) -> "WeakLabels":
-        """Read the classes that occur in masks ``<id>.png`` (0 background, 255 ignored)."""
-        root = Path(masks_dir)
-        return cls(names, {i: files.read_mask_names(root / f"{i}.png", names) for i in ids})
+        """Read the classes that occur in masks ``<id>.png`` (0 background, 255 ignored).
+
+        ``mask_ids`` is the ``(256,)`` uint8 table from the ids in the files to 0, 1..K and 255, for
+        data sets whose files hold other ids (``COCOStuff.mask_ids``). ``workers`` threads read.
+        """
+        lookup = None if mask_ids is None else mask_ids.numpy()
+        rows = files.read_masks(Path(masks_dir), ids, names, lookup=lookup, workers=workers)
+        return cls(names, rows)
 
     @classmethod
     def from_coco_txt(cls, path: str | Path, *, names: Sequence[str]) -> "WeakLabels":
@@ -170,25 +185,14 @@ class WeakLabels:
         return cls(names, files.read_coco_txt(Path(path), names))
 
     @classmethod
-    def from_coco_json(cls, path: str | Path) -> "WeakLabels":
+    def from_coco_json(
+        cls, path: str | Path, *, names: Sequence[str] | None = None
+    ) -> "WeakLabels":
         """Read a COCO ``instances_*.json``; ids are file names without suffix, crowds count."""
-        return cls(*files.read_coco_json(Path(path)))
+        return cls(*tables.in_order(Path(path), files.read_coco_json(Path(path)), names))
 
     def _row(self, image: str) -> NDArray[np.bool_]:
         if image not in self._index:
             raise KeyError(f"no labels for {image!r} among {len(self)} images.")
         row: NDArray[np.bool_] = self._matrix[self._index[image]]
         return row
-
-    @classmethod
-    def _ordered(
-        cls, path: Path, found: tuple[list[str], dict[str, list[str]]], names: Sequence[str] | None
-    ) -> "WeakLabels":
-        own, rows = found
-        if names is not None and set(names) != set(own):
-            odd = ", ".join(sorted(set(names) ^ set(own))[:5])
-            raise ValueError(
-                f"{path} must have the {len(names)} classes of names, got {len(own)}; "
-                f"in only one of the two: {odd}."
-            )
-        return cls(own if names is None else names, rows)

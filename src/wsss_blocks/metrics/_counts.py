@@ -1,18 +1,38 @@
 """Integer counts on the device that merge over batches, evaluators and processes."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from wsss_blocks._validate import check_choice, check_int, values_are_checked
+from wsss_blocks._validate import (
+    check_choice,
+    check_int,
+    check_integer,
+    check_same_device,
+    check_sequence,
+    values_are_checked,
+)
 from wsss_blocks.distributed import sum_over_ranks
+from wsss_blocks.ops.mask_pairs import PairCounts
 
-__all__ = ["Absent", "Counts", "Rates", "fold", "rates"]
+__all__ = [
+    "Absent",
+    "Counts",
+    "Rates",
+    "check_pair",
+    "class_iou",
+    "equals",
+    "fold",
+    "mean_iou",
+    "rates",
+    "with_names",
+]
 
 Absent = Literal["both", "target"]
+Undecided = Literal["refused", "ignored", "background"]
 
 
 class Rates(NamedTuple):
@@ -96,7 +116,7 @@ class Counts:
             raise ValueError(
                 f"other must have the settings {self._settings()}, got {other._settings()}."
             )
-        self._add(other.counts.to(self.counts.device), other.invalid.to(self.counts.device))
+        self.add(other.counts.to(self.counts.device), other.invalid.to(self.counts.device))
 
     def all_reduce(self) -> Self:
         """Return a copy that holds the counts of all processes; this object stays as it is.
@@ -106,6 +126,32 @@ class Counts:
         merged = copy.copy(self)
         merged.counts, merged.invalid = sum_over_ranks(self.counts), sum_over_ranks(self.invalid)
         return merged
+
+    def add(self, counts: Tensor, invalid: Tensor) -> None:
+        """Add a table of the shape of this one, and the number of impossible pixels."""
+        self.counts = self.counts.to(counts.device) + counts
+        self.invalid = self.invalid.to(counts.device) + invalid
+
+    def check_ids(self, invalid: Tensor, *, pred: Tensor | None, target: Tensor) -> None:
+        """Raise where ``invalid``, the number of impossible ids, is read and is not 0."""
+        if not values_are_checked(target) or not bool(invalid):
+            return
+        wanted = f"ids in [0, {self.num_classes})"
+        # int64: torch compares small integers with a scalar cut to their range.
+        target, pred = target.long(), None if pred is None else pred.long()
+        scored = target != self.ignore_index
+        bad = target[scored & ((target < 0) | (target >= self.num_classes))]
+        if len(bad):
+            raise ValueError(
+                f"target must hold {wanted} or ignore_index={self.ignore_index}, got {int(bad[0])}."
+            )
+        if pred is not None:
+            bad = pred[scored & ((pred < 0) | (pred >= self.num_classes))]
+            raise ValueError(
+                f"pred must hold {wanted} wherever the target is scored, got {int(bad[0])}. "
+                "To score a pseudo-label only where it commits itself, ignore those pixels in the "
+                "target: target.masked_fill(pred == 255, 255)."
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of the counts, to be saved or sent."""
@@ -127,30 +173,6 @@ class Counts:
     def _settings(self) -> tuple[object, ...]:
         return (type(self).__name__, self.num_classes, self.ignore_index, self.absent)
 
-    def _add(self, counts: Tensor, invalid: Tensor) -> None:
-        self.counts = self.counts.to(counts.device) + counts
-        self.invalid = self.invalid.to(counts.device) + invalid
-
-    def _check_ids(self, invalid: Tensor, *, pred: Tensor | None, target: Tensor) -> None:
-        if not values_are_checked(target) or not bool(invalid):
-            return
-        wanted = f"ids in [0, {self.num_classes})"
-        # int64: torch compares small integers with a scalar cut to their range.
-        target, pred = target.long(), None if pred is None else pred.long()
-        scored = target != self.ignore_index
-        bad = target[scored & ((target < 0) | (target >= self.num_classes))]
-        if len(bad):
-            raise ValueError(
-                f"target must hold {wanted} or ignore_index={self.ignore_index}, got {int(bad[0])}."
-            )
-        if pred is not None:
-            bad = pred[scored & ((pred < 0) | (pred >= self.num_classes))]
-            raise ValueError(
-                f"pred must hold {wanted} wherever the target is scored, got {int(bad[0])}. "
-                "To score a pseudo-label only where it commits itself, ignore those pixels in the "
-                "target: target.masked_fill(pred == 255, 255)."
-            )
-
     def _check_counted(self) -> None:
         invalid = int(self.invalid)
         if invalid:
@@ -166,3 +188,52 @@ def fold(ids: Tensor, *, num_classes: int, ignore_index: int) -> Tensor:
     known = (ids >= 0) & (ids < num_classes)
     rest = torch.where(ids == ignore_index, num_classes, num_classes + 1)
     return torch.where(known, ids, rest)
+
+
+def equals(ids: Tensor, one: int) -> Tensor:
+    """Compare with an id that the integers of the mask may not hold: torch would cut it to fit."""
+    held = torch.iinfo(ids.dtype)
+    return ids == one if held.min <= one <= held.max else torch.zeros_like(ids, dtype=torch.bool)
+
+
+def on_host(mask: Tensor) -> bool:
+    """Tell whether numpy can count: a tensor on a CPU, not while compiling."""
+    return mask.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def as_tensors(found: PairCounts) -> tuple[Tensor, Tensor]:
+    """Return counts of numpy as tensors."""
+    return torch.from_numpy(found.counts), torch.tensor(found.invalid)
+
+
+def mean_iou(both: Tensor, target: Tensor, pred: Tensor, *, absent: Absent) -> Tensor:
+    """Average the IoU over classes (the last axis); NaN where no class is counted."""
+    return class_iou(both, target, pred, absent=absent).nanmean(-1)
+
+
+def class_iou(both: Tensor, target: Tensor, pred: Tensor, *, absent: Absent) -> Tensor:
+    """Return IoUs from float64 pixel counts, NaN for classes that are not counted."""
+    union = target + pred - both
+    counted = target > 0 if absent == "target" else union > 0
+    return torch.where(counted, both / union.clamp_min(1), torch.nan)
+
+
+def with_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """Return the names of the classes, by default their ids as text."""
+    names = list(map(str, range(num_classes))) if names is None else names
+    check_sequence("names", names)
+    if len(names) != num_classes:
+        raise ValueError(f"names must have {num_classes} entries, got {len(names)}.")
+    return tuple(names)
+
+
+def check_pair(pred: Tensor, target: Tensor) -> None:
+    """Raise unless the two are masks of one shape on one device."""
+    check_integer("pred", pred)
+    check_integer("target", target)
+    if pred.shape != target.shape or pred.ndim not in (2, 3):
+        raise ValueError(
+            "pred and target must both have shape (B, H, W) or (H, W), "
+            f"got {tuple(pred.shape)} and {tuple(target.shape)}."
+        )
+    check_same_device("pred", pred, "target", target)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from wsss_blocks._validate import check_int, check_integer, check_shape
 from wsss_blocks.distributed import rank, world_size
-from wsss_blocks.metrics.evaluator import SegmentationEvaluator
 from wsss_blocks.metrics.protocol import EvaluationProtocol
+from wsss_blocks.metrics.split import SplitEvaluator
 from wsss_blocks.metrics.sweep import ThresholdSweep
 
 __all__ = ["ScoredMaps", "evaluate_masks", "score_maps", "sweep_maps"]
@@ -51,7 +51,7 @@ def sweep_maps(
         TypeError: a mask does not hold integers.
 
     Example:
-        >>> sample = {"image": torch.rand(3, 4, 4), "labels": torch.ones(1)}
+        >>> sample = {"image": torch.eye(4).expand(3, 4, 4), "labels": torch.ones(1)}
         >>> sample["mask"] = (sample["image"][0] > 0.5).long()
         >>> sweeps = sweep_maps(lambda x, y: {"red": x[:, :1]}, [sample], num_classes=2)
         >>> round(sweeps["red"].compute().best, 3)
@@ -167,7 +167,7 @@ def evaluate_masks(
     *,
     num_classes: int,
     names: tuple[str, ...] | None = None,
-) -> SegmentationEvaluator:
+) -> SplitEvaluator:
     """Score predicted masks; the function sees the whole sample: the protocol says what it uses.
 
     Predicted pixels with the ignore value are left out of the score: the pseudo-labels that
@@ -176,7 +176,7 @@ def evaluate_masks(
 
     Args:
         predict_fn: ``sample -> (H', W')`` ids at the size of ``sample["mask"]``.
-        samples: data set (or list) of dicts with ``image`` and ``mask``.
+        samples: data set (or list) of dicts with ``mask``, ``id`` and what ``predict_fn`` wants.
         num_classes: C = K + 1, counting background.
         names: of the classes with background, for tables.
 
@@ -193,17 +193,15 @@ def evaluate_masks(
         >>> evaluate_masks(lambda s: s["mask"], [sample], num_classes=2).compute().miou
         1.0
     """
-    evaluator = SegmentationEvaluator(num_classes, names=names)
-    ignore = evaluator.ignore_index
+    evaluator = SplitEvaluator(num_classes, names=names, undecided="ignored")
     with torch.no_grad():
-        for sample in _share(samples):
+        for position, sample in enumerate(_share(samples)):
             target, predicted = _mask(sample), predict_fn(sample)
             size = dict(zip("HW", target.shape, strict=True))
             check_shape("the result of predict_fn (pred)", predicted, "H W", **size)
             check_integer("the result of predict_fn (pred)", predicted)
-            predicted = predicted.to(target.device)
-            target = target.masked_fill(predicted == ignore, ignore)
-            evaluator.update(predicted.masked_fill(predicted == ignore, 0), target)
+            name = str(sample.get("id", rank() + position * world_size()))
+            evaluator.update(name, predicted.to(target.device), target)
     return evaluator.all_reduce()
 
 

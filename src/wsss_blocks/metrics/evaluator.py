@@ -6,9 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wsss_blocks._validate import check_integer, check_same_device, check_sequence
-from wsss_blocks.metrics._counts import Absent, Counts, fold, rates
+from wsss_blocks.metrics._counts import (
+    Absent,
+    Counts,
+    as_tensors,
+    check_pair,
+    fold,
+    on_host,
+    rates,
+    with_names,
+)
 from wsss_blocks.ops.counting import count, largest_byte
+from wsss_blocks.ops.mask_pairs import pair_runs, region_counts
 
 __all__ = ["SegmentationEvaluator", "SegmentationScores"]
 
@@ -123,11 +132,7 @@ class SegmentationEvaluator(Counts):
             ignore_index=ignore_index,
             absent=absent,
         )
-        names = list(map(str, range(num_classes))) if names is None else names
-        check_sequence("names", names)
-        self.names = tuple(names)
-        if len(self.names) != num_classes:
-            raise ValueError(f"names must have {num_classes} entries, got {len(self.names)}.")
+        self.names = with_names(names, num_classes)
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Count one image or batch.
@@ -144,17 +149,39 @@ class SegmentationEvaluator(Counts):
             TypeError: a mask does not hold integers.
             ValueError: the shapes or devices differ, or an id is impossible.
         """
-        check_integer("pred", pred)
-        check_integer("target", target)
-        if pred.shape != target.shape or pred.ndim not in (2, 3):
-            raise ValueError(
-                "pred and target must both have shape (B, H, W) or (H, W), "
-                f"got {tuple(pred.shape)} and {tuple(target.shape)}."
-            )
-        check_same_device("pred", pred, "target", target)
-        confusion, invalid = self._count(pred, target)
-        self._check_ids(invalid, pred=pred, target=target)
-        self._add(confusion, invalid)
+        check_pair(pred, target)
+        confusion, invalid = self.count(pred, target)
+        self.check_ids(invalid, pred=pred, target=target)
+        self.add(confusion, invalid)
+
+    def count(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`update` adds: the confusion matrix and the impossible pixels."""
+        runs = pair_runs(pred.numpy(), target.numpy()) if on_host(target) else None
+        if runs is not None:
+            found = region_counts(runs, self.num_classes, ignored=self.ignore_index)
+            return as_tensors(found)
+        return self._count_pixels(pred, target)
+
+    def _count_pixels(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        c, ignored = self.num_classes, self.ignore_index
+        largest = largest_byte(pred)
+        if c <= 256 and largest is not None and largest_byte(target) is not None:
+            # Ignored and impossible bytes have cells of their own, which costs no pass.
+            rows, width = 256, c if largest < c else 256
+        else:
+            rows = width = c + 2
+            target = fold(target, num_classes=c, ignore_index=ignored)
+            pred = fold(pred, num_classes=c, ignore_index=ignored)
+            ignored = c
+        cells = rows * width
+        dtype = torch.int16 if cells < 2**15 else torch.int32 if cells < 2**31 else torch.int64
+        index = target.to(dtype, copy=True).mul_(width).add_(pred)
+        table = count(index.flatten(), cells).view(rows, width)
+        confusion = table[:c, :c].clone()
+        scored = table.sum()
+        if 0 <= ignored < rows:
+            scored = scored - table[ignored].sum()
+        return confusion, scored - confusion.sum()
 
     def compute(self) -> SegmentationScores:
         """Score everything counted so far by this process (see ``all_reduce`` for the others).
@@ -176,24 +203,3 @@ class SegmentationEvaluator(Counts):
             confusion=confusion,
             names=self.names,
         )
-
-    def _count(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        c, ignored = self.num_classes, self.ignore_index
-        largest = largest_byte(pred)
-        if c <= 256 and largest is not None and largest_byte(target) is not None:
-            # Ignored and impossible bytes have cells of their own, which costs no pass.
-            rows, width = 256, c if largest < c else 256
-        else:
-            rows = width = c + 2
-            target = fold(target, num_classes=c, ignore_index=ignored)
-            pred = fold(pred, num_classes=c, ignore_index=ignored)
-            ignored = c
-        cells = rows * width
-        dtype = torch.int16 if cells < 2**15 else torch.int32 if cells < 2**31 else torch.int64
-        index = target.to(dtype, copy=True).mul_(width).add_(pred)
-        table = count(index.flatten(), cells).view(rows, width)
-        confusion = table[:c, :c].clone()
-        scored = table.sum()
-        if 0 <= ignored < rows:
-            scored = scored - table[ignored].sum()
-        return confusion, scored - confusion.sum()

@@ -1,6 +1,5 @@
 """The protocol of an evaluation: what has to be said beside a mIoU."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +14,8 @@ from wsss_blocks._validate import (
     check_number,
     check_sequence,
 )
-from wsss_blocks.metrics._counts import Absent
+from wsss_blocks.metrics._counts import Absent, Undecided
+from wsss_blocks.ops.mask_pairs import hash_digests, mask_digest
 
 __all__ = ["EvaluationProtocol", "hash_masks"]
 
@@ -31,8 +31,8 @@ class EvaluationProtocol:
         dataset: name, with the version where there are several.
         split: the images, as "val" or "train (first 200)".
         num_images: how many were scored; 0 for a network that was not.
-        scales: test-time scales.
-        flip: whether flipped images were added.
+        scales: test-time scales; None for predictions of which nobody said.
+        flip: whether flipped images were added; likewise.
         refiner: what was applied to the maps ("none", "CRF(...)", "PAR(...)").
         labels_used: whether image labels of the scored images were used to predict them.
         flip_reduce: how flipped pairs were merged.
@@ -44,6 +44,8 @@ class EvaluationProtocol:
         ignore_index: target id that was not scored.
         ground_truth_hash: see :func:`hash_masks`; the field has several "COCO masks".
         text: source of the text features ("stand-in", a model's name), None without text.
+        undecided: what predicted pixels without a class meant: see :class:`SplitEvaluator`.
+        missing: images of the split without a prediction, left out.
 
     Raises:
         ValueError: a field has an impossible value, or a threshold has no source.
@@ -61,8 +63,8 @@ absent both, ignore 255
     dataset: str
     split: str
     num_images: int
-    scales: tuple[float, ...]
-    flip: bool
+    scales: tuple[float, ...] | None
+    flip: bool | None
     refiner: str
     labels_used: bool
     flip_reduce: str = "mean"
@@ -74,12 +76,17 @@ absent both, ignore 255
     ignore_index: int = 255
     ground_truth_hash: str | None = None
     text: str | None = None
+    undecided: Undecided = "refused"
+    missing: int = 0
 
     def __post_init__(self) -> None:
-        check_sequence("scales", self.scales)
-        for scale in self.scales:
-            check_number("scales", scale)
-        object.__setattr__(self, "scales", tuple(float(s) for s in self.scales))
+        if self.scales is not None:
+            check_sequence("scales", self.scales)
+            for scale in self.scales:
+                check_number("scales", scale)
+            object.__setattr__(self, "scales", tuple(float(s) for s in self.scales))
+            if not self.scales or not all(0 < s < float("inf") for s in self.scales):
+                raise ValueError(f"scales must be positive and finite, got {self.scales}.")
         if isinstance(self.threshold, list):
             object.__setattr__(self, "threshold", tuple(self.threshold))
         for name in ("dataset", "split", "refiner"):
@@ -89,8 +96,8 @@ absent both, ignore 255
         check_int("ignore_index", self.ignore_index)
         if self.num_images < 0:
             raise ValueError(f"num_images must be >= 0, got {self.num_images}.")
-        if not self.scales or not all(0 < s < float("inf") for s in self.scales):
-            raise ValueError(f"scales must be positive and finite, got {self.scales}.")
+        check_int("missing", self.missing, least=0)
+        check_choice("undecided", self.undecided, ("refused", "ignored", "background"))
         check_choice("absent_rule", self.absent_rule, ("both", "target"))
         if (self.threshold is None) != (self.threshold_source is None):
             raise ValueError(
@@ -105,13 +112,16 @@ absent both, ignore 255
 
     def describe(self) -> str:
         """Return the protocol as one line for people."""
-        several = len(self.scales) > 1
-        scales = "/".join(f"{s:g}" for s in self.scales)
+        scales = "not stated"
+        if self.scales is not None:
+            scales = "/".join(f"{s:g}" for s in self.scales)
+            scales += f" ({self.scale_reduce})" if len(self.scales) > 1 else ""
+        flip = {True: f"flip ({self.flip_reduce})", False: "no flip", None: "flip not stated"}
         parts = [
             f"{self.dataset} {self.split}",
             f"{self.num_images} images",
-            f"scales {scales}" + (f" ({self.scale_reduce})" if several else ""),
-            f"flip ({self.flip_reduce})" if self.flip else "no flip",
+            f"scales {scales}",
+            flip[self.flip],
             f"refiner {self.refiner}",
             f"image labels {'USED' if self.labels_used else 'not used'}",
         ]
@@ -122,6 +132,10 @@ absent both, ignore 255
         if self.size_policy != "resize":
             parts.append(f"sizes {self.size_policy}")
         parts += [f"absent {self.absent_rule}", f"ignore {self.ignore_index}"]
+        if self.undecided != "refused":
+            parts.append(f"undecided pixels {self.undecided}")
+        if self.missing:
+            parts.append(f"{self.missing} images MISSING")
         if self.text is not None:
             parts.append(f"text: {self.text}")
         if self.ground_truth_hash is not None:
@@ -158,10 +172,9 @@ def hash_masks(masks: Iterable[Tensor]) -> str:
         >>> hash_masks([mask]) == hash_masks([mask.to(torch.uint8)])
         True
     """
-    digest = hashlib.sha256()
+    digests = []
     for mask in masks:
         check_integer("masks", mask)
-        for image in mask.unbind(0) if mask.ndim == 3 else (mask,):
-            digest.update(repr(tuple(image.shape)).encode())
-            digest.update(image.cpu().numpy().astype("<u2").tobytes())
-    return digest.hexdigest()[:16]
+        images = mask.unbind(0) if mask.ndim == 3 else (mask,)
+        digests += [mask_digest(image.cpu().numpy()) for image in images]
+    return hash_digests(digests)

@@ -9,14 +9,16 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from wsss_blocks import __version__
 from wsss_blocks._files import replaced
+from wsss_blocks.metrics.bootstrap import Interval
 from wsss_blocks.metrics.evaluator import SegmentationScores
 from wsss_blocks.metrics.protocol import EvaluationProtocol
+from wsss_blocks.metrics.split import SplitScores
 
 __all__ = ["RecordedMetrics", "hardware", "read_metrics", "write_metrics"]
 
@@ -26,9 +28,12 @@ class RecordedMetrics(NamedTuple):
 
     Attributes:
         results: fractions by name; the scores of an evaluator are ``name/miou``, ``name/mfpr``,
-            ``name/mfnr``, ``name/pixel_accuracy`` and ``name/iou/class``. NaN where undefined.
+            ``name/mfnr``, ``name/pixel_accuracy`` and ``name/iou/class``; those of a split also
+            ``name/boundary_iou`` and, by class, ``precision``, ``recall`` and ``boundary``. NaN
+            where undefined.
         protocol: the protocol of each result that was written.
-        run: seed, command, date, version, hardware and what the writer added.
+        run: seed, command, date, version, hardware, the ``bootstrap`` of each split's scores, and
+            what the writer added.
     """
 
     results: dict[str, float]
@@ -59,7 +64,7 @@ def hardware() -> dict[str, object]:
 
 def write_metrics(
     path: Path | str,
-    results: Mapping[str, float | SegmentationScores],
+    results: Mapping[str, float | SegmentationScores | SplitScores],
     protocol: EvaluationProtocol | Mapping[str, EvaluationProtocol],
     *,
     seed: int | None = None,
@@ -99,7 +104,7 @@ def write_metrics(
     if not isinstance(results, Mapping):
         raise TypeError(f"results must be a mapping from names to numbers, got {results!r}.")
     protocols = _one_each(results, protocol)
-    content = {
+    content: dict[str, Any] = {
         "unit": "per cent",
         "results": {name: _in_per_cent(name, value) for name, value in results.items()},
         "protocol": {name: {"line": p.describe(), **p.to_dict()} for name, p in protocols.items()},
@@ -112,6 +117,13 @@ def write_metrics(
             **(extra or {}),
         },
     }
+    bootstrap = {
+        name: _interval(value.interval)
+        for name, value in results.items()
+        if isinstance(value, SplitScores) and value.interval is not None
+    }
+    if bootstrap:
+        content["run"] = {**content["run"], "bootstrap": bootstrap}
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     with replaced(path) as temporary:
         temporary.write_text(text)
@@ -162,10 +174,27 @@ def _one_each(
     return dict(protocol)
 
 
-def _in_per_cent(name: str, value: float | SegmentationScores) -> object:
+def _interval(interval: Interval) -> dict[str, object]:
+    return {
+        "level": interval.level,
+        "low": _rounded(interval.low),
+        "high": _rounded(interval.high),
+        "replicates": [_rounded(value) for value in interval.replicates.tolist()],
+    }
+
+
+def _in_per_cent(name: str, value: float | SegmentationScores | SplitScores) -> object:
+    if isinstance(value, SplitScores):
+        scores = {k: _rounded(v) for k, v in value.summary().items()}
+        rows = value.per_class()
+        heads = {head: head.removesuffix("_iou") for head in rows[0] if head != "class"}
+        return scores | {
+            short: {str(row["class"]): _rounded(float(row[head])) for row in rows}
+            for head, short in heads.items()
+        }
     if isinstance(value, SegmentationScores):
-        scores: dict[str, object] = {k: _rounded(v) for k, v in value.summary().items()}
-        return {**scores, "iou": {k: _rounded(v) for k, v in value.per_class().items()}}
+        summary = {k: _rounded(v) for k, v in value.summary().items()}
+        return {**summary, "iou": {k: _rounded(v) for k, v in value.per_class().items()}}
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"results[{name!r}] must be a number or scores, got {type(value)}.")
     if not math.isnan(value) and not 0 <= value <= 1:

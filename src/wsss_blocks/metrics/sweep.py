@@ -142,7 +142,7 @@ class ThresholdSweep(Counts):
             return
         folded = fold(target, num_classes=k + 1, ignore_index=self.ignore_index)
         invalid = (folded == k + 2).sum()
-        self._check_ids(invalid, pred=None, target=target)
+        self.check_ids(invalid, pred=None, target=target)
 
         x = at_least_float32(cam.detach())
         # As cam_to_label compares score <= t, in the precision of the score.
@@ -157,7 +157,7 @@ class ThresholdSweep(Counts):
             index = row * k + (part.label.long() - 1).clamp_min_(0)
             table = count(index.flatten(), bins * (k + 2) * k).view(bins, k + 2, k)
             total += table[:, : k + 1]
-        self._add(total, invalid)
+        self.add(total, invalid)
 
     def compute(self) -> SweepResult:
         """Score everything counted so far by this process (see ``all_reduce`` for the others).

@@ -93,6 +93,8 @@ class Segmenter(nn.Module):
                 "protocol must be that of a network alone (no image labels, refiner 'none'), "
                 f"got: {protocol.describe()}."
             )
+        if protocol.scales is None or protocol.flip is None:
+            raise ValueError(f"protocol must state scales and flip, got: {protocol.describe()}.")
         check_choice("protocol.flip_reduce", protocol.flip_reduce, ("max", "mean", "sum"))
         check_choice("protocol.scale_reduce", protocol.scale_reduce, ("max", "mean", "sum"))
         if size is not None:
@@ -100,6 +102,7 @@ class Segmenter(nn.Module):
         if size is not None and size < 1:
             raise ValueError(f"size must be None or a positive side, got {size}.")
         self.network, self.names, self.protocol, self.size = network, names, protocol, size
+        self._scales, self._flip = protocol.scales, protocol.flip
         self.palette = class_colours(palette, len(classes))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -188,8 +191,8 @@ class Segmenter(nn.Module):
         logits = multi_scale_logits(
             self.network,
             x,
-            scales=self.protocol.scales,
-            flip=self.protocol.flip,
+            scales=self._scales,
+            flip=self._flip,
             flip_reduce=cast(Reduce, self.protocol.flip_reduce),
             scale_reduce=cast(Reduce, self.protocol.scale_reduce),
         )

@@ -1,5 +1,6 @@
 """Line plots of training and of threshold curves."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def curve_figure(
     y_label: str,
     title: str | None = None,
     mark_best: bool = False,
+    marks: Mapping[str, float] | None = None,
 ) -> None:
     """Save a plot with one line per series.
 
@@ -30,11 +32,12 @@ def curve_figure(
         y_label: text beside the vertical axis, with the unit.
         title: text above the plot, as the line of a protocol.
         mark_best: mark the highest point of each line and write its coordinates.
+        marks: x of vertical lines, by the text that the legend gives them.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: there is no series, or x and y differ in length.
-        TypeError: x or y is not a sequence of numbers.
+        ValueError: there is no series, x and y differ in length, or a mark is not finite.
+        TypeError: x or y is not a sequence of numbers, or a mark no number.
 
     Example:
         >>> import tempfile
@@ -59,6 +62,13 @@ def curve_figure(
             raise ValueError(
                 f"series[{name!r}] must hold as many x as y values, got {len(x)} and {len(y)}."
             )
+    marks = {} if marks is None else marks
+    if not isinstance(marks, Mapping):
+        raise TypeError(f"marks must be a mapping from texts to numbers, got {marks!r}.")
+    for name, at in marks.items():
+        check_number(f"marks[{name!r}]", at)
+        if not math.isfinite(at):
+            raise ValueError(f"marks[{name!r}] must be finite, got {at}.")
     # The Figure class alone: pyplot would change the caller's backend and keep every figure.
     figure = require("matplotlib.figure", extra="cli", what="curve_figure").Figure(
         figsize=(6.4, 4.0), layout="constrained"
@@ -78,13 +88,16 @@ def curve_figure(
                 textcoords="offset points",
                 ha="center",
             )
+    for i, (name, at) in enumerate(marks.items()):
+        style = ("--", ":", "-.")[i % 3]
+        axes.axvline(float(at), color="0.35", linestyle=style, linewidth=1.4, label=name)
     axes.margins(y=0.12)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     if title:
         axes.set_title(title, fontsize=10, wrap=True)
-    if len(series) > 1:
+    if len(series) > 1 or marks:
         axes.legend(frameon=False)
     with replaced(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

@@ -1,0 +1,23 @@
+"""The commands of ``wsss``: a module each, which loads torch only once the command runs."""
+
+from collections.abc import Callable
+
+from wsss_blocks.cli.commands.compare import compare
+from wsss_blocks.cli.commands.doctor import doctor
+from wsss_blocks.cli.commands.evaluate import evaluate
+from wsss_blocks.cli.commands.labels import labels
+from wsss_blocks.cli.commands.prepare import prepare
+from wsss_blocks.cli.commands.segment import segment
+from wsss_blocks.cli.commands.sweep import sweep
+
+__all__ = ["COMMANDS"]
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "compare": compare,
+    "doctor": doctor,
+    "evaluate": evaluate,
+    "labels": labels,
+    "prepare": prepare,
+    "segment": segment,
+    "sweep": sweep,
+}
