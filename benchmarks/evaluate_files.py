@@ -65,7 +65,7 @@ def variants(folder: Path, workers: int) -> dict[str, tuple[list[str], bool]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate_files")
     parser.add_argument("--masks", type=int, default=12_031)
-    parser.add_argument("--few", type=int, default=400)
+    parser.add_argument("--few", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     output = ROOT / "benchmarks" / "results" / "evaluate_files.json"

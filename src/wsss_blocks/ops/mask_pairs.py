@@ -100,8 +100,8 @@ def hash_digests(digests: Iterable[bytes]) -> str:
 
 def _digest(shape: tuple[int, ...], starts: NDArray[np.int64], ids: Mask) -> bytes:
     digest = hashlib.sha256(repr(tuple(shape)).encode())
-    digest.update(starts.astype("<i8").tobytes())
-    digest.update(ids.astype("<i8").tobytes())
+    digest.update(starts.astype("<i4").tobytes())
+    digest.update(ids.astype("<i4").tobytes())
     return digest.digest()
 
 

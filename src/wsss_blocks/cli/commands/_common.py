@@ -1,5 +1,6 @@
 """What several commands are told in the same words."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated, TypeVar
 
 from tyro.conf import arg
 
-__all__ = ["File", "Folder", "Names", "Number", "class_names", "progress"]
+__all__ = ["File", "Folder", "Names", "Number", "class_names", "png_ids", "progress"]
 
 T = TypeVar("T")
 
@@ -51,6 +52,17 @@ def class_names(text: str) -> tuple[str, ...]:
         return check_class_names(found["names"] if isinstance(found, dict) else found)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} must be a JSON list of class names, got: {error}") from error
+
+
+def png_ids(folder: Path) -> list[str]:
+    """List the PNG files in and below a folder: sorted paths without suffix."""
+    found = []
+    for here, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = os.path.relpath(here, folder).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
+        found += [prefix + name[:-4] for name in files if name.endswith(".png")]
+    return sorted(found)
 
 
 def progress(items: Iterable[T], *, total: int, text: str) -> Iterable[T]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import arg
 
-from wsss_blocks.cli.commands._common import class_names
+from wsss_blocks.cli.commands._common import class_names, png_ids
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,13 +86,12 @@ def ground_truth(
             raise ValueError("--names must say what the ids in --masks mean (voc, coco, a,b,...).")
         if not masks.is_dir():
             raise FileNotFoundError(f"no folder of masks at {masks}.")
-        found = wanted or sorted(
-            path.relative_to(masks).with_suffix("").as_posix() for path in masks.rglob("*.png")
-        )
+        found = wanted or png_ids(masks)
         if not found:
             raise ValueError(f"no masks (*.png) in {masks}.")
         paths = [masks / f"{name}.png" for name in found]
-        _all_there(paths)
+        if wanted:
+            _all_there(paths)
         background = names not in CLASS_TABLES or read_table(names)["background"]
         known = class_names(names)
         photographs = None if images is None else _photographs(images, found)

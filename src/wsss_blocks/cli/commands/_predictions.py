@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from wsss_blocks.cli.commands._common import png_ids
 from wsss_blocks.cli.commands._ground_truth import GroundTruth
 
 if TYPE_CHECKING:
@@ -48,16 +49,16 @@ def predictions_of_files(
 
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of predictions, and no segmenter, at {folder}.")
-    paths = [folder / f"{name}.png" for name in truth.ids]
-    kept = [i for i, path in enumerate(paths) if path.is_file()]
-    missing = [truth.ids[i] for i in sorted(set(range(len(paths))) - set(kept))]
+    there = set(png_ids(folder))
+    kept = [i for i, name in enumerate(truth.ids) if name in there]
+    missing = [name for name in truth.ids if name not in there]
     if missing and (not allow_missing or not kept):
         raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} images have no prediction ID.png in {folder}, among "
-            f"them {', '.join(missing[:3])}"
+            f"{len(missing)} of {len(truth.ids)} images have no prediction ID.png in {folder}, "
+            f"among them {', '.join(missing[:3])}"
             + ("; --allow-missing scores the others." if kept else ".")
         )
-    paths = [paths[i] for i in kept]
+    paths = [folder / f"{truth.ids[i]}.png" for i in kept]
     known = _stated(folder / PROTOCOL_FILE, stated)
     return Predictions(
         truth=truth.only(kept),
