@@ -1,6 +1,6 @@
 """Score mask files against mask files: processes read and count, memory does not grow."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -77,9 +77,17 @@ def counting(evaluator: SplitEvaluator, lookup: NDArray[np.uint8] | None) -> Cou
 
 def add_counted(evaluator: SplitEvaluator, pairs: Iterable[PairCounted]) -> str:
     """Add what processes counted; return the hash of the true masks."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # others would take the cores from the processes, waiting for work
+    try:
+        return _add(evaluator, iter(pairs))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _add(evaluator: SplitEvaluator, pairs: Iterator[PairCounted]) -> str:
     regions, digests = evaluator.regions, []
-    rest = iter(pairs)
-    while some := list(islice(rest, _TOGETHER)):
+    while some := list(islice(pairs, _TOGETHER)):
         confusion = torch.zeros(len(some), *regions.counts.shape, dtype=torch.int64)
         for table, pair in zip(confusion.view(len(some), -1), some, strict=True):
             table[torch.from_numpy(pair.cells)] = torch.from_numpy(pair.pixels)
