@@ -23,13 +23,20 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
     for device in options.devices:
         for classes in (21, 81):
             yield confusion(options, device, batch, side, classes)
+        yield confusion(options, device, batch, side, 21, cell=side // 8)
     # All thresholds in one pass against one evaluation per threshold: per image, as in evaluation.
     for device in options.devices:
         yield sweep(options, device, 64 if options.quick else 375)
 
 
-def confusion(options: Options, device: str, batch: int, side: int, classes: int) -> dict[str, Any]:
-    pred, target = masks(batch, side, classes, device)
+def confusion(
+    options: Options, device: str, batch: int, side: int, classes: int, *, cell: int = 1
+) -> dict[str, Any]:
+    """Compare on blocks with ignored pixels all over, or on masks of square regions."""
+    pred, target = (
+        m[:, ::cell, ::cell].repeat_interleave(cell, 1).repeat_interleave(cell, 2).contiguous()
+        for m in masks(batch, side, classes, device)
+    )
     wide = pred.long(), target.long()
 
     def ours(p: Tensor, t: Tensor) -> Tensor:
@@ -38,7 +45,8 @@ def confusion(options: Options, device: str, batch: int, side: int, classes: int
         return evaluator.counts
 
     return compare(
-        f"confusion matrix, B{batch} {side}x{side}, {classes} classes",
+        f"confusion matrix, B{batch} {side}x{side}, {classes} classes"
+        + ("" if cell == 1 else f", regions of {cell}x{cell}"),
         {
             TORCHMETRICS: torchmetrics_confusion(classes, *wide),
             NUMPY: partial(baseline.published, pred, target, num_classes=classes),
