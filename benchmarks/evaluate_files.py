@@ -102,7 +102,7 @@ def main() -> None:
         for variant, (_, small) in todo.items()
     ]
     content = {
-        "command": command("benchmarks.evaluate_files"),
+        "command": command("evaluate_files"),
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(),

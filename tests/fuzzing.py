@@ -503,7 +503,7 @@ EXEMPT: dict[str, str] = {
         _FILES,
     ),
     "write_coco_layout": "write_voc_layout with other names",
-    **dict.fromkeys(("Examination", "Finding"), _CONTAINER),
+    **dict.fromkeys(("Examination", "Finding", "SplitCounts"), _CONTAINER),
     "examine": "takes a folder, and reports faults: tests/data/test_doctor.py plants them",
     "hardware": "takes no argument",
     "compare_metrics": "takes what read_metrics returns",

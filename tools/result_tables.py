@@ -363,7 +363,7 @@ def evaluation_page(path: Path) -> str:
     )  # fmt: skip
     facts = (
         f"- `{found['command']}`; {found['workers']} workers, medians of {found['rounds']} rounds; "
-        f"{describe_hardware(found['hardware'])}; commit `{found['commit']}`, {found['date']}."
+        f"{describe_hardware(found['hardware'])}; commit `{found['commit'][:7]}`, {found['date']}."
     )
     return f"{markdown_table(header, rows)}\n\n{facts}\n"
 

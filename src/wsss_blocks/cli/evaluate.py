@@ -40,7 +40,7 @@ def evaluate_files(
         watch: sees each image as it is counted, as a progress bar wants.
 
     Returns:
-        The hash of the true masks: see :func:`~wsss_blocks.metrics.hash_masks`.
+        What :func:`~wsss_blocks.metrics.hash_masks` gives for the true masks.
 
     Raises:
         FileNotFoundError: a mask is not there.

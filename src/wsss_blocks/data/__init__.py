@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wsss_blocks.data.coco_masks import CocoMasks, build_coco_masks
     from wsss_blocks.data.coco_stuff import COCOObject, COCOStuff
     from wsss_blocks.data.crops import CenterCrop, RandomCrop, RandomResizedCrop
-    from wsss_blocks.data.doctor import Examination, Finding, examine
+    from wsss_blocks.data.doctor import Examination, Finding, SplitCounts, examine
     from wsss_blocks.data.folder import FolderDataset
     from wsss_blocks.data.geometry import Geometry, replay
     from wsss_blocks.data.image_text import ImageTextPairs, RandomCaption
@@ -90,6 +90,7 @@ __all__ = [
     "RandomScale",
     "Resize",
     "Scenes",
+    "SplitCounts",
     "StepSampler",
     "UsableImages",
     "VocAug",
@@ -128,7 +129,7 @@ _HOMES = {
     "coco_masks": ("CocoMasks", "build_coco_masks"),
     "coco_stuff": ("COCOObject", "COCOStuff"),
     "crops": ("CenterCrop", "RandomCrop", "RandomResizedCrop"),
-    "doctor": ("Examination", "Finding", "examine"),
+    "doctor": ("Examination", "Finding", "SplitCounts", "examine"),
     "folder": ("FolderDataset",),
     "geometry": ("Geometry", "replay"),
     "image_text": ("ImageTextPairs", "RandomCaption"),

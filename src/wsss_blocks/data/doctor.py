@@ -15,11 +15,18 @@ from wsss_blocks.data._doctor.duplicates import same_bytes, same_looks
 from wsss_blocks.data._doctor.files import Seen, check_files
 from wsss_blocks.data._doctor.kinds import KINDS, Finding
 from wsss_blocks.data._doctor.layout import discover
-from wsss_blocks.data._doctor.matching import Matched, match
+from wsss_blocks.data._doctor.matching import Matched, SplitCounts, match
 from wsss_blocks.data._doctor.report import Examination
 from wsss_blocks.data._label_tables import check_class_names
 
-__all__ = ["Examination", "Finding", "Interrupted", "examine", "examine_with"]
+__all__ = [
+    "Examination",
+    "Finding",
+    "Interrupted",
+    "SplitCounts",
+    "examine",
+    "examine_with",
+]
 
 Running = Generator[Seen, None, None]
 
