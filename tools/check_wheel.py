@@ -1,7 +1,7 @@
 """Import the installed wheel: right files, right version, every public name resolves."""
 
 import importlib
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import wsss_blocks
@@ -11,6 +11,8 @@ if __name__ == "__main__":
     assert "site-packages" in folder.parts, f"imported the source tree, not the wheel: {folder}"
     assert (folder / "py.typed").is_file(), "py.typed is missing from the wheel"
     assert version("wsss-blocks") == wsss_blocks.__version__
+    (command,) = entry_points(group="console_scripts", name="wsss")
+    assert callable(command.load())
     count = 0
     for package in wsss_blocks.__all__:
         module = importlib.import_module(f"wsss_blocks.{package}")

@@ -6,7 +6,13 @@ from typing import Any, Literal
 
 from wsss_blocks._optional import require
 from wsss_blocks.backbones import TextBank
-from wsss_blocks.data import UsableImages, open_dataset, usable_images
+from wsss_blocks.data import (
+    CLASS_TABLES,
+    UsableImages,
+    check_split_size,
+    open_dataset,
+    usable_images,
+)
 from wsss_blocks.distributed import rank
 from wsss_blocks.metrics import EvaluationProtocol
 from wsss_blocks.segmenters import SegmentationNetwork, Segmenter
@@ -76,7 +82,8 @@ def open_data(
 ) -> UsableImages:
     """Open the training or validation images that a configuration names; leave bad ones out.
 
-    Every image is read once, so that a broken file shows now and not after days of training. What
+    A split of VOC or COCO with another number of images than the official one is noted. Every image
+    is read once, so that a broken file shows now and not after days of training. What
     is left out, and why, is printed; with ``cfg.strict`` it is an error. Images without any class
     are kept for evaluation, and in training with ``cfg.keep_empty``.
 
@@ -104,6 +111,11 @@ def open_data(
         with_masks=with_masks,
         strict=cfg.strict,
     )
+    if cfg.data in CLASS_TABLES and rank() == 0:
+        try:
+            check_split_size(cfg.data, getattr(dataset, "split", name), len(dataset))
+        except ValueError as error:
+            print(f"note: {error}", flush=True)
     if limit is not None:
         dataset = UsableImages(dataset, range(min(limit, len(dataset))), {})
     usable = usable_images(dataset, keep_empty=cfg.keep_empty or with_masks, strict=cfg.strict)

@@ -13,7 +13,35 @@ ALIASES = {"train": "train2017", "val": "val2017"}
 MAPS = ("stuffthingmaps", "stuffthingmaps_trainval2017", "annotations")
 
 
-class COCOStuff(FolderDataset):
+class _StuffThingMaps(FolderDataset):
+    """Images of COCO 2017 with the pixel maps of COCO-Stuff."""
+
+    table: str  # of classes
+    others: int  # what pixels of no class become
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train2017",
+        *,
+        labels: WeakLabels | str | Path | None = None,
+        with_masks: bool = False,
+        strict: bool = True,
+    ) -> None:
+        self.root, self.split = Path(root), ALIASES.get(split, split)
+        table = class_table(self.table)
+        maps = (self.root / name / self.split for name in MAPS)
+        super().__init__(
+            find_images_dir(self.root, [self.split]),
+            given_labels(labels, table.names),
+            masks_dir=first_folder(maps, "stuff and thing maps") if with_masks else None,
+            strict=strict,
+        )
+        self.names = table.names
+        self.mask_ids = id_lookup(table.raw_ids, others=self.others)
+
+
+class COCOStuff(_StuffThingMaps):
     """Read COCO 2017 with the 171 classes of COCO-Stuff: 80 things, then 91 kinds of stuff.
 
     Images lie in ``root/SPLIT`` or ``root/images/SPLIT`` (118287 train2017, 5000 val2017), masks in
@@ -50,28 +78,10 @@ class COCOStuff(FolderDataset):
         (['000000000139'], 171, [1, 171, 255])
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: str = "train2017",
-        *,
-        labels: WeakLabels | str | Path | None = None,
-        with_masks: bool = False,
-        strict: bool = True,
-    ) -> None:
-        self.root, self.split = Path(root), ALIASES.get(split, split)
-        table = class_table("coco-stuff")
-        super().__init__(
-            find_images_dir(self.root, [self.split]),
-            given_labels(labels, table.names),
-            masks_dir=_maps(self.root, self.split) if with_masks else None,
-            strict=strict,
-        )
-        self.names = table.names
-        self.mask_ids = id_lookup(table.raw_ids, others=255)
+    table, others = "coco-stuff", 255
 
 
-class COCOObject(FolderDataset):
+class COCOObject(_StuffThingMaps):
     """Read COCO 2017 with the 80 things on a background: the protocol of zero-shot segmentation.
 
     Layout and files are those of :class:`COCOStuff`; things are read as 1..80, and everything
@@ -108,26 +118,4 @@ class COCOObject(FolderDataset):
         (['000000000139'], 80, [1, 80, 0, 0])
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: str = "train2017",
-        *,
-        labels: WeakLabels | str | Path | None = None,
-        with_masks: bool = False,
-        strict: bool = True,
-    ) -> None:
-        self.root, self.split = Path(root), ALIASES.get(split, split)
-        table = class_table("coco-object")
-        super().__init__(
-            find_images_dir(self.root, [self.split]),
-            given_labels(labels, table.names),
-            masks_dir=_maps(self.root, self.split) if with_masks else None,
-            strict=strict,
-        )
-        self.names = table.names
-        self.mask_ids = id_lookup(table.raw_ids, others=0)
-
-
-def _maps(root: Path, split: str) -> Path:
-    return first_folder((root / name / split for name in MAPS), "stuff and thing maps")
+    table, others = "coco-object", 0

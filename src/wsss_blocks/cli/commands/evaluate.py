@@ -156,9 +156,10 @@ def evaluate(
         raise ValueError(f"{file} must hold a protocol, got: {error}") from error
     protocol = replace(protocol, ground_truth_hash=_count(found, evaluator, counted))
     scores = evaluator.compute()
-    print(f"{protocol.describe()}\n\n{scores.table()}")
     if output is not None:
         _write(output, scores, protocol, found)
+    print(f"{protocol.describe()}\n\n{scores.table()}")
+    if output is not None:
         print(f"\nwrote metrics.json, report.html and images.csv into {output}")
     return 0
 

@@ -113,9 +113,6 @@ def sweep(
     )
     result, classes = swept.sweep.compute(), ("background", *truth.names)
     choices = choose(result, swept.scores, split=truth.split)
-    print(f"{protocol.describe()}\n\n{report(result, choices, classes)}")
-    if swept.lacking:
-        print(f"\n{swept.lacking} times a class that {labels} names has no map.")
     if output is not None:
         facts: dict[str, object] = {
             "normalize": normalize,
@@ -123,5 +120,9 @@ def sweep(
             "sampled_scores": len(swept.scores),
         }
         write(output, result, choices, classes, protocol=protocol, facts=facts)
+    print(f"{protocol.describe()}\n\n{report(result, choices, classes)}")
+    if swept.lacking:
+        print(f"\n{swept.lacking} times a class that {labels} names has no map.")
+    if output is not None:
         print(f"\nwrote {output / 'sweep.json'} and {output / 'sweep.png'}")
     return 0
