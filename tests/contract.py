@@ -82,6 +82,12 @@ EXEMPT: dict[str, dict[str, str]] = {
     "affinity_labels": {"gradcheck": _INTEGERS, "module": _ONE_RADIUS},
     "affinity_matrix_labels": {"gradcheck": _INTEGERS, "module": _ONE_RADIUS},
     "affinity_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
+    "class_heatmaps": {"module": "a formula without state"},
+    "class_groups": {
+        "gradcheck": "bools out: nothing to differentiate",
+        "module": "a formula with a threshold; functools.partial is the configured form",
+    },
+    "ClassRebalancer": {"gradcheck": "masks out, under no_grad: nothing to differentiate"},
     "scale_box": {"gradcheck": _INTEGERS, "module": _NO_STATE},
     "box_to_valid": {"gradcheck": _INTEGERS, "module": _NO_STATE},
 }

@@ -973,6 +973,42 @@ def metrics_that_are_not_there(folder: Path) -> object:
     return metrics.read_metrics(folder / "metrics.json")
 
 
+def _features(folder: Path, scale: float = 1.0) -> data.FeatureCache:
+    torch.manual_seed(0)
+    encoder = backbones.SmallCNN((2,), blocks=(0,))
+    scenes = data.Scenes(size=1)
+    quiet: list[str] = []
+    return data.FeatureCache.build(
+        scenes, encoder, folder / "uss", scales=(scale,), progress=quiet.append
+    )
+
+
+@files("uss must hold features made as those asked for", "got scales", "1.0", "2.0")
+def features_of_another_scale(folder: Path) -> object:
+    _features(folder)
+    return _features(folder, scale=2.0)
+
+
+@files("train_00000.safetensors must be a whole file of features")
+def a_file_of_features_cut_short(folder: Path) -> object:
+    cache = _features(folder)
+    path = folder / "uss" / "train_00000.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    return cache["train_00000"]
+
+
+@files("cache.json", "FeatureCache.build")
+def a_cache_of_features_without_a_description(folder: Path) -> object:
+    _write(folder / "uss" / "cache.json", "{}")
+    return data.FeatureCache(folder / "uss")
+
+
+@files("a.npy must hold features of shape", "(512,)")
+def features_of_a_whole_image(folder: Path) -> object:
+    np.save(folder / "a.npy", np.zeros(512, np.float16))
+    return data.read_cause_features(folder / "a.npy")
+
+
 @files("maps must hold one 'features' map", "2 images", "got 1")
 def a_cache_of_maps_of_another_data_set(folder: Path) -> object:
     images = data.FolderDataset(_folder(folder), None)

@@ -482,8 +482,8 @@ EXEMPT: dict[str, str] = {
             *("ClassMaps", "MetricDifference"),
             *("BoundaryScores", "ImageScore", "Interval", "SplitScores"),
             *("LoadReport", "ToCoCheckpoint", "Segmentation"),
-            *("AffinityLabels", "NeighbourAffinity"),
-            *("CocoMasks", "VocAug"),
+            *("AffinityLabels", "NeighbourAffinity", "RebalancedMask"),
+            *("CocoMasks", "VocAug", "DiskEstimate"),
         ),
         _CONTAINER,
     ),
@@ -498,6 +498,7 @@ EXEMPT: dict[str, str] = {
             *("ADE20K", "COCOObject", "COCOStuff", "ImageTextPairs", "PascalContext"),
             *("COCO", "UsableImages", "usable_images", "create_encoder", "create_text_bank"),
             *("outside_text", "read_toco_checkpoint", "read_class_maps"),
+            *("FeatureCache", "read_cause_features"),
             *("build_coco_masks", "build_voc_aug"),
         ),
         _FILES,
@@ -509,6 +510,7 @@ EXEMPT: dict[str, str] = {
     "compare_metrics": "takes what read_metrics returns",
     "tap_output": "takes a module",
     "Compose": "takes functions only",
+    "MapFiles": "takes a function and a list of ids",
     "AddView": "takes a name and a function",
     "Augmented": "takes a data set and a function",
     "RandomCaption": "no argument; draws from a list of strings",
@@ -862,6 +864,49 @@ def _transport(d: Draw) -> dict[str, Any]:
         "valid": d.valid(b, *size),
         "official": d.coin(),
         **_transport_settings(d),
+    }
+
+
+@target(refine.class_heatmaps)
+def _class_heatmaps(d: Draw) -> dict[str, Any]:
+    b, dim, size = d.whole(1, 2), d.whole(1, 4), d.grid()
+    return {
+        "features": d.normal(b, dim, *size),
+        "centroids": d.normal(b, d.whole(1, 3), dim),
+        "normalize": d.coin(),
+        "valid": d.valid(b, *size),
+    }
+
+
+@target(refine.class_groups)
+def _class_groups(d: Draw) -> dict[str, Any]:
+    b, c = d.whole(1, 2), d.whole(1, 4)
+    return {
+        "centroids": d.normal(b, c, d.whole(1, 3)),
+        "present": d.uniform(b, c) < 0.7,
+        "threshold": d.one_of(0.0, 0.8),
+        "overlapping": d.coin(),
+    }
+
+
+@target(refine.ClassRebalancer)
+def _class_rebalancer(d: Draw) -> dict[str, Any]:
+    b, k, size, uss = d.whole(1, 2), d.whole(1, 3), d.grid(5), d.maybe(d.grid())
+    wss = tuple(d.normal(b, d.whole(1, 3), *d.grid()) for _ in range(d.whole(0, 2)))
+    return {
+        "images": d.uniform(b, 3, *size),
+        "cam": d.maybe(d.normal(b, k, *d.grid())),
+        "mask": d.mask(b, *size, classes=k + 1),
+        "labels": d.labels(b, k),
+        "uss_features": None if uss is None else d.normal(b, 3, *uss),
+        "wss_features": wss,
+        "box": d.maybe(d.box(b, size)),
+        "valid": None if uss is None else d.valid(b, *uss),
+        "refine_seed": d.coin(),
+        "threshold": d.one_of(0.0, 0.8),
+        "size": d.maybe(d.grid()),
+        **_transport_settings(d),
+        "ignore_index": 255,
     }
 
 
@@ -1771,9 +1816,10 @@ def _compute_maps(d: Draw) -> dict[str, Any]:
     return {"image": d.uniform(3, *d.grid(6)), "dtype": torch.float16}
 
 
-def _with_maps(image: Any, map: Any) -> Any:
+def _with_maps(image: Any, map: Any, size: Any) -> Any:
     samples = data.Augmented([data.new_sample(image, id="a")], lambda s, g: s)
-    return data.WithMaps(samples, {"features": [map]})[0, 7]["maps"]["features"]
+    with_maps = data.WithMaps(samples, {"features": [map]}, sizes={"features": size})
+    return with_maps[0, 7]["maps"]["features"]
 
 
 @target(
@@ -1783,7 +1829,23 @@ def _with_maps(image: Any, map: Any) -> Any:
     fixed={"image": "checked by new_sample"},
 )
 def _with_maps_draw(d: Draw) -> dict[str, Any]:
-    return {"image": d.uniform(3, *d.grid(6)), "map": d.normal(2, *d.grid())}
+    return {"image": d.uniform(3, *d.grid(6)), "map": d.normal(2, *d.grid()), "size": d.grid()}
+
+
+@target(
+    data.dense_features,
+    weights=True,
+    words=("layers",),  # those of the encoder, which says so
+    call=lambda **a: data.dense_features(backbones.SmallCNN((2, 3), blocks=(0, 0)), **a),
+)
+def _dense_features(d: Draw) -> dict[str, Any]:
+    return {
+        **_pictures(d),
+        "scales": d.one_of((1.0,), (2.0, 0.5)),
+        "flip": d.coin(),
+        "layer": d.one_of(None, 1, -1),
+        "size": d.maybe(d.grid()),
+    }
 
 
 @target(

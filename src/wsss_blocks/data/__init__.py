@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsss_blocks.data.ade20k import ADE20K
+    from wsss_blocks.data.cause import read_cause_features
     from wsss_blocks.data.class_maps import ClassMaps, read_class_maps, write_class_maps
     from wsss_blocks.data.classes import CLASS_TABLES, ClassTable, check_split_size, class_table
     from wsss_blocks.data.coco import COCO
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     from wsss_blocks.data.coco_stuff import COCOObject, COCOStuff
     from wsss_blocks.data.crops import CenterCrop, RandomCrop, RandomResizedCrop
     from wsss_blocks.data.doctor import Examination, Finding, SplitCounts, examine
+    from wsss_blocks.data.feature_cache import DiskEstimate, FeatureCache
     from wsss_blocks.data.folder import FolderDataset
+    from wsss_blocks.data.frozen_features import dense_features
     from wsss_blocks.data.geometry import Geometry, replay
     from wsss_blocks.data.image_text import ImageTextPairs, RandomCaption
     from wsss_blocks.data.images import read_image, read_mask, write_mask
     from wsss_blocks.data.loader import step_loader
-    from wsss_blocks.data.maps import WithMaps, compute_maps
+    from wsss_blocks.data.maps import MapFiles, WithMaps, compute_maps
     from wsss_blocks.data.names import (
         COCO_NAMES,
         DIGIT_NAMES,
@@ -74,12 +77,15 @@ __all__ = [
     "CocoMasks",
     "ColorJitter",
     "Compose",
+    "DiskEstimate",
     "Examination",
+    "FeatureCache",
     "Finding",
     "FolderDataset",
     "GaussianBlur",
     "Geometry",
     "ImageTextPairs",
+    "MapFiles",
     "PascalContext",
     "RandomCaption",
     "RandomCrop",
@@ -103,9 +109,11 @@ __all__ = [
     "class_table",
     "collate",
     "compute_maps",
+    "dense_features",
     "examine",
     "new_sample",
     "open_dataset",
+    "read_cause_features",
     "read_class_maps",
     "read_image",
     "read_mask",
@@ -122,6 +130,7 @@ __all__ = [
 
 _HOMES = {
     "ade20k": ("ADE20K",),
+    "cause": ("read_cause_features",),
     "class_maps": ("ClassMaps", "read_class_maps", "write_class_maps"),
     "classes": ("CLASS_TABLES", "ClassTable", "check_split_size", "class_table"),
     "coco": ("COCO",),
@@ -130,12 +139,14 @@ _HOMES = {
     "coco_stuff": ("COCOObject", "COCOStuff"),
     "crops": ("CenterCrop", "RandomCrop", "RandomResizedCrop"),
     "doctor": ("Examination", "Finding", "SplitCounts", "examine"),
+    "feature_cache": ("DiskEstimate", "FeatureCache"),
     "folder": ("FolderDataset",),
+    "frozen_features": ("dense_features",),
     "geometry": ("Geometry", "replay"),
     "image_text": ("ImageTextPairs", "RandomCaption"),
     "images": ("read_image", "read_mask", "write_mask"),
     "loader": ("step_loader",),
-    "maps": ("WithMaps", "compute_maps"),
+    "maps": ("MapFiles", "WithMaps", "compute_maps"),
     "names": ("COCO_NAMES", "DIGIT_NAMES", "VOC_NAMES", "VOC_SPOKEN_NAMES", "voc_palette"),
     "opening": ("WeakDataset", "open_dataset"),
     "pascal_context": ("PascalContext",),

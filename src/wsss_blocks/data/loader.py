@@ -1,6 +1,7 @@
 """The loader of a training run: augmented batches that depend on the seed and the step alone."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ def step_loader(
     seed: int = 0,
     workers: int = 0,
     maps: Mapping[str, Sequence[Tensor]] | None = None,
+    map_sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> DataLoader[dict[str, Any]]:
     """Load the batches of the steps ``start, ..., steps - 1`` for this process of the group.
 
@@ -42,6 +44,7 @@ def step_loader(
         seed: a non-negative number.
         workers: processes that load; 0 loads in this one.
         maps: cached maps of each image, which follow its augmentation: see :class:`WithMaps`.
+        map_sizes: its ``sizes``: the grids of maps that differ in size.
 
     Returns:
         An iterable of ``steps - start`` batches.
@@ -66,7 +69,9 @@ def step_loader(
         world_size=world_size(),
     )
     augmented = Augmented(dataset, transform)
-    samples: Dataset[Any] = augmented if maps is None else WithMaps(augmented, maps)
+    samples: Dataset[Any] = augmented
+    if maps is not None:
+        samples = WithMaps(augmented, maps, sizes=map_sizes)
     return DataLoader(
         samples,
         batch_sampler=sampler,

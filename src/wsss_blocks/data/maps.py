@@ -1,17 +1,25 @@
 """Cached maps that follow the random geometry of their image."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import overload
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wsss_blocks._validate import check_floating, check_shape
+from wsss_blocks._validate import (
+    check_choice,
+    check_floating,
+    check_sequence,
+    check_shape,
+    check_size,
+)
 from wsss_blocks.data.geometry import replay
 from wsss_blocks.data.sample import Sample, SampleSource, Transform
 from wsss_blocks.data.sampling import Augmented
 
-__all__ = ["WithMaps", "compute_maps"]
+__all__ = ["MapFiles", "WithMaps", "compute_maps"]
 
 
 def compute_maps(
@@ -50,19 +58,53 @@ def compute_maps(
     return found
 
 
+class MapFiles(Sequence[Tensor]):
+    """Read the map of an image when it is asked for: maps too large for memory.
+
+    Args:
+        read: id -> map ``(C, h, w)``; with worker processes it must be picklable.
+        ids: of the images, in the data set's order.
+
+    Example:
+        >>> maps = MapFiles(lambda image: torch.full((1, 2, 2), len(image)), ["a", "bcd"])
+        >>> len(maps), maps[1].unique().tolist()
+        (2, [3])
+    """
+
+    def __init__(self, read: Callable[[str], Tensor], ids: Sequence[str]) -> None:
+        check_sequence("ids", ids)
+        self.read, self.ids = read, list(ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> "MapFiles": ...
+    def __getitem__(self, index: int | slice) -> "Tensor | MapFiles":
+        """Read one map; a slice reads none yet."""
+        if isinstance(index, slice):
+            return MapFiles(self.read, self.ids[index])
+        return self.read(self.ids[index])
+
+
 class WithMaps(Dataset[Sample]):
     """Add cached maps to augmented samples, resampled under the geometry that was drawn.
 
     A map covers its source image on any grid: the features of a frozen encoder, the pseudo-labels
     of another method. :func:`replay` moves it under the same scale, flip and crop as the image,
-    onto a grid of its own size, so that maps collate. Colour changes do not reach a cached map.
+    onto a grid of its own size or, where maps differ in size, of one size, so that maps collate.
+    Colour changes do not reach a cached map. The map is in ``sample["maps"][name]``, and
+    ``sample["valid"][name]`` is True where the crop shows the image and not padding.
 
     Args:
         dataset: augmented samples.
         maps: name -> one floating-point map ``(C, h, w)`` for each image, in the data set's order.
+        sizes: name -> grid ``(h, w)`` over the crop; without one, the map's own.
 
     Raises:
-        ValueError: a name has not one map per image.
+        ValueError: a name has not one map per image, or ``sizes`` names no map.
 
     Example:
         >>> import torch
@@ -74,14 +116,23 @@ class WithMaps(Dataset[Sample]):
         True
     """
 
-    def __init__(self, dataset: Augmented, maps: Mapping[str, Sequence[Tensor]]) -> None:
+    def __init__(
+        self,
+        dataset: Augmented,
+        maps: Mapping[str, Sequence[Tensor]],
+        *,
+        sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
+        for name, size in sizes.items():
+            check_choice("sizes", name, tuple(maps))
+            check_size(f"sizes[{name!r}]", size)
         for name, cached in maps.items():
             if len(cached) != len(dataset):
                 raise ValueError(
                     f"maps must hold one {name!r} map for each of {len(dataset)} images, "
                     f"got {len(cached)}."
                 )
-        self.dataset, self.maps = dataset, maps
+        self.dataset, self.maps, self.sizes = dataset, maps, dict(sizes)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -93,7 +144,7 @@ class WithMaps(Dataset[Sample]):
             source = cached[key[0]]
             check_shape("map", source, "C h w")
             check_floating("map", source)
-            size = (source.shape[-2], source.shape[-1])
+            size = self.sizes.get(name, (source.shape[-2], source.shape[-1]))
             moved, valid = replay(source.float(), sample["geometry"], size=size)
             sample["maps"][name], sample["valid"][name] = moved, valid
         return sample

@@ -7,12 +7,15 @@ from wsss_blocks.refine.affinity_labels import (
     affinity_matrix_labels,
 )
 from wsss_blocks.refine.class_aware_affinity import ClassAwareAffinity, class_aware_affinity
+from wsss_blocks.refine.class_groups import class_groups
+from wsss_blocks.refine.class_heatmaps import class_heatmaps
 from wsss_blocks.refine.closing import MorphologicalClosing, morphological_closing
 from wsss_blocks.refine.contract import NoRefiner, Refiner, add_background
 from wsss_blocks.refine.dense_crf import dense_crf
 from wsss_blocks.refine.dense_crf_module import DenseCRF
 from wsss_blocks.refine.par import PixelAdaptiveRefine, pixel_adaptive_refine
 from wsss_blocks.refine.random_walk import RandomWalk, random_walk
+from wsss_blocks.refine.rebalance import ClassRebalancer, RebalancedMask
 from wsss_blocks.refine.refine_label import refine_to_label
 from wsss_blocks.refine.sinkhorn import Sinkhorn, sinkhorn
 from wsss_blocks.refine.transport import TransportRefine, transport_refine
@@ -20,12 +23,14 @@ from wsss_blocks.refine.transport import TransportRefine, transport_refine
 __all__ = [
     "AffinityLabels",
     "ClassAwareAffinity",
+    "ClassRebalancer",
     "DenseCRF",
     "MorphologicalClosing",
     "NeighbourAffinity",
     "NoRefiner",
     "PixelAdaptiveRefine",
     "RandomWalk",
+    "RebalancedMask",
     "Refiner",
     "Sinkhorn",
     "TransportRefine",
@@ -33,6 +38,8 @@ __all__ = [
     "affinity_labels",
     "affinity_matrix_labels",
     "class_aware_affinity",
+    "class_groups",
+    "class_heatmaps",
     "dense_crf",
     "edge_affinity",
     "feature_affinity",
