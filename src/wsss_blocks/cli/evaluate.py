@@ -5,7 +5,6 @@ from itertools import islice
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wsss_blocks._validate import check_int
@@ -13,7 +12,7 @@ from wsss_blocks.cli._mask_pairs import Counting, MaskFiles, PairCounted, count_
 from wsss_blocks.metrics import SplitEvaluator
 from wsss_blocks.ops.mask_pairs import hash_digests
 
-__all__ = ["MaskFiles", "add_counted", "counting", "evaluate_files"]
+__all__ = ["MaskFiles", "add_counted", "evaluate_files"]
 
 _TOGETHER = 64  # images whose counts are added at once
 
@@ -60,19 +59,14 @@ def evaluate_files(
         1.0
     """
     check_int("workers", workers, least=1)
-    how = counting(evaluator, None if lookup is None else lookup.numpy())
-    return add_counted(evaluator, watch(count_pairs(files, how, workers=workers)))
-
-
-def counting(evaluator: SplitEvaluator, lookup: NDArray[np.uint8] | None) -> Counting:
-    """Say how an evaluator counts."""
-    return Counting(
+    how = Counting(
         classes=evaluator.regions.num_classes,
         ignored=evaluator.regions.ignore_index,
         undecided=evaluator.undecided,
         boundary_ratio=None if evaluator.boundary is None else evaluator.boundary.ratio,
-        lookup=lookup,
+        lookup=None if lookup is None else lookup.numpy(),
     )
+    return add_counted(evaluator, watch(count_pairs(files, how, workers=workers)))
 
 
 def add_counted(evaluator: SplitEvaluator, pairs: Iterable[PairCounted]) -> str:

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -12,13 +11,13 @@ from urllib.parse import quote
 import torch
 from torch import Tensor, nn
 
+from wsss_blocks._evaluating import evaluating
 from wsss_blocks._files import replaced
 from wsss_blocks.backbones.features import Encoder
 
 __all__ = [
     "Grid",
     "file_of",
-    "frozen",
     "probe",
     "read_features",
     "weight_of",
@@ -46,19 +45,6 @@ class Grid(NamedTuple):
         return h, w
 
 
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Evaluate without gradients; afterwards each part is back in the mode it had."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
 def weight_of(module: nn.Module) -> Tensor:
     """Return a tensor with the dtype and the device that images need."""
     return next(module.parameters(), torch.zeros(()))
@@ -68,7 +54,7 @@ def probe(encoder: Encoder, module: nn.Module, layer: int | None) -> Grid:
     """Run the encoder on a small image; ``layer`` comes back counted from 0."""
     side = 8 * encoder.stride
     image = torch.zeros(1, 3, side, side).to(weight_of(module))
-    with frozen(module):
+    with torch.no_grad(), evaluating(module):
         features = encoder(image, layers=() if layer is None else (layer,))
     found = features.feature_map
     if layer is not None:

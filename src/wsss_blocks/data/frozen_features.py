@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
+from wsss_blocks._evaluating import evaluating
 from wsss_blocks._numerics import at_least_float32
 from wsss_blocks._validate import check_images, check_int
 from wsss_blocks.backbones.features import Encoder
-from wsss_blocks.data._feature_files import frozen
 from wsss_blocks.decoders.multi_scale_logits import multi_scale_logits
 
 __all__ = ["check_frozen", "dense_features"]
@@ -76,7 +77,7 @@ def dense_features(
         (found,) = encoder(x, layers=(layer,)).intermediates.values()
         return at_least_float32(found)
 
-    with frozen(module):
+    with torch.no_grad(), evaluating(module):
         return multi_scale_logits(features, images, scales=scales, flip=flip, size=size)
 
 

@@ -24,7 +24,6 @@ __all__ = [
     "Rates",
     "check_pair",
     "class_iou",
-    "equals",
     "fold",
     "mean_iou",
     "rates",
@@ -58,7 +57,7 @@ def rates(confusion: Tensor, *, absent: Absent) -> Rates:
     def ratio(part: Tensor, whole: Tensor, where: Tensor) -> Tensor:
         return torch.where(where, part / whole.clamp_min(1), torch.nan)
 
-    iou = ratio(tp, union, counted)
+    iou = class_iou(tp, in_target, in_pred, absent=absent)
     total = in_target.sum(-1)
     return Rates(
         iou=iou,
@@ -188,12 +187,6 @@ def fold(ids: Tensor, *, num_classes: int, ignore_index: int) -> Tensor:
     known = (ids >= 0) & (ids < num_classes)
     rest = torch.where(ids == ignore_index, num_classes, num_classes + 1)
     return torch.where(known, ids, rest)
-
-
-def equals(ids: Tensor, one: int) -> Tensor:
-    """Compare with an id that the integers of the mask may not hold: torch would cut it to fit."""
-    held = torch.iinfo(ids.dtype)
-    return ids == one if held.min <= one <= held.max else torch.zeros_like(ids, dtype=torch.bool)
 
 
 def on_host(mask: Tensor) -> bool:

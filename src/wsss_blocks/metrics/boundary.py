@@ -22,7 +22,12 @@ from wsss_blocks.metrics._counts import (
     with_names,
 )
 from wsss_blocks.ops.counting import count
-from wsss_blocks.ops.mask_pairs import border_width, boundary_counts, contour_band
+from wsss_blocks.ops.mask_pairs import (
+    BORDER_RATIO,
+    border_width,
+    boundary_counts,
+    contour_band,
+)
 
 __all__ = ["BoundaryEvaluator", "BoundaryScores", "boundary_region"]
 
@@ -127,7 +132,7 @@ class BoundaryEvaluator(Counts):
         self,
         num_classes: int,
         *,
-        ratio: float = 0.02,
+        ratio: float = BORDER_RATIO,
         ignore_index: int = 255,
         absent: Absent = "both",
         names: Sequence[str] | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "BORDER_RATIO",
     "PairCounts",
     "Runs",
     "border_width",
@@ -23,6 +24,7 @@ __all__ = [
     "target_digest",
 ]
 
+BORDER_RATIO = 0.02  # width of the border, as a share of the diagonal: that of Boundary IoU's paper
 Mask = NDArray[Any]  # of integers
 ArrayT = TypeVar("ArrayT", bound=Any)
 

@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from wsss_blocks.refine._transport import transport_factor
+from wsss_blocks.refine._transport import scaled_plan, transport_factor
 
 __all__ = ["group_factor", "maps_factor"]
-
-_SPREAD = 1e-3  # as in transport_factor: a column that varies by less tells no cells apart
 
 
 def maps_factor(
@@ -43,9 +41,5 @@ def group_factor(
         for _ in range(num_iters):
             row = columns @ (share / (rows @ (kernel * weight)).clamp_min(tiny))
             weight = mass / (kernel * row).sum(2, keepdim=True).clamp_min(tiny)
-    plan = kernel * weight * row
-    high = plan.amax(2, keepdim=True)
-    low = torch.where(inside, plan, high).amin(2, keepdim=True)
-    spread = torch.maximum(high - low, _SPREAD * high).clamp_min(tiny)
-    factor = (1 - (high - plan) / spread).masked_fill(~member, 1)
+    factor = scaled_plan(kernel * weight * row, inside).masked_fill(~member, 1)
     return factor.masked_fill(~inside, 0).view_as(maps)

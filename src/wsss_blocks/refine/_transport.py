@@ -8,7 +8,7 @@ from wsss_blocks._validate import check_int, check_positive
 from wsss_blocks.cam.normalize import scale_to_range
 from wsss_blocks.refine.sinkhorn import sinkhorn
 
-__all__ = ["check_options", "normalised", "present_first", "transport_factor"]
+__all__ = ["check_options", "normalised", "present_first", "scaled_plan", "transport_factor"]
 
 _SPREAD = 1e-3  # of the largest entry: a column that varies by less tells no cells apart
 _OFFICIAL_REG = 0.05  # exp(-1 / reg) and its square, in the backward pass, are floats above this
@@ -71,15 +71,25 @@ def transport_factor(
     else:
         plan = sinkhorn((1 - scores).mT, reg=reg, a=a, b=b, num_iters=num_iters).mT
     inside = present.unsqueeze(2) & valid.unsqueeze(1)
-    high = plan.amax(2, keepdim=True)
-    low = torch.where(inside, plan, high).amin(2, keepdim=True)
     if official:
+        low, high = _extremes(plan, inside)
         factor = (plan - low) / (high - low).clamp_min(_OFFICIAL_CLIP)
     else:
-        spread = torch.maximum(high - low, _SPREAD * high)
-        factor = 1 - (high - plan) / spread.clamp_min(torch.finfo(plan.dtype).tiny)
+        factor = scaled_plan(plan, inside)
     factor = factor.masked_fill((classes < 2).unsqueeze(2), 1)
     return factor.masked_fill(~inside, 0)
+
+
+def scaled_plan(plan: Tensor, inside: Tensor) -> Tensor:
+    """Scale each class of a plan ``(B, N, M)`` to [0, 1] over the cells that are inside."""
+    low, high = _extremes(plan, inside)
+    spread = torch.maximum(high - low, _SPREAD * high)
+    return 1 - (high - plan) / spread.clamp_min(torch.finfo(plan.dtype).tiny)
+
+
+def _extremes(plan: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    high = plan.amax(2, keepdim=True)
+    return torch.where(inside, plan, high).amin(2, keepdim=True), high
 
 
 def _official_plan(scores: Tensor, a: Tensor, b: Tensor, valid: Tensor, *, reg: float) -> Tensor:

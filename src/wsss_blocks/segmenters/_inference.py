@@ -1,25 +1,10 @@
 """From a module and its logits to one mask."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["evaluating", "resized", "winners"]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode, and afterwards each part back to the mode it had."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
+__all__ = ["resized", "winners"]
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

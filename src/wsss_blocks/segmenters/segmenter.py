@@ -8,13 +8,14 @@ from typing import Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
+from wsss_blocks._evaluating import evaluating
 from wsss_blocks._numerics import at_least_float32
 from wsss_blocks._validate import check_choice, check_floating, check_int, check_shape
 from wsss_blocks.decoders import multi_scale_logits
 from wsss_blocks.metrics import EvaluationProtocol
 from wsss_blocks.segmenters._checkpoint import blamed_on, read_checkpoint, write_checkpoint
 from wsss_blocks.segmenters._images import ImageLike, as_image
-from wsss_blocks.segmenters._inference import evaluating, resized, winners
+from wsss_blocks.segmenters._inference import resized, winners
 from wsss_blocks.segmenters.segmentation import Segmentation, class_colours
 
 __all__ = ["Segmenter"]

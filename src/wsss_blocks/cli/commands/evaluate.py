@@ -118,13 +118,14 @@ def evaluate(
             predictions, truth, stated=stated, allow_missing=allow_missing
         )
     from wsss_blocks.cli._mask_pairs import Counting
+    from wsss_blocks.ops.mask_pairs import BORDER_RATIO
 
     contours = boundary == "yes" or (boundary is None and output is not None)
     how = Counting(
         classes=len(truth.names) + 1,
         ignored=255,
         undecided=undecided,
-        boundary_ratio=0.02 if contours else None,
+        boundary_ratio=BORDER_RATIO if contours else None,
         lookup=truth.lookup,
     )
     counted = _start(found, how, workers or os.cpu_count() or 1)
