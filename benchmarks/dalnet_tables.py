@@ -1,9 +1,9 @@
 """Train the variants of DALNet behind the tables of the docs, and write their JSON.
 
-    python benchmarks/dalnet_tables.py scenes
-    python benchmarks/dalnet_tables.py sweep
-    python benchmarks/dalnet_tables.py voc-small --shared $WSSS_SHARED_DATA
-    python benchmarks/dalnet_tables.py voc-small-crf --shared $WSSS_SHARED_DATA
+    python -m benchmarks.dalnet_tables scenes
+    python -m benchmarks.dalnet_tables sweep
+    python -m benchmarks.dalnet_tables voc-small --shared $WSSS_SHARED_DATA
+    python -m benchmarks.dalnet_tables voc-small-crf --shared $WSSS_SHARED_DATA
 
 Each training is a process of its own with one thread (--jobs of them at a time); finished ones
 are kept below --work, so the command can be stopped and repeated. ``voc-small`` wants the
@@ -11,26 +11,19 @@ VOCdevkit, the ImageNet MobileNet and CLIP's text embeddings below --shared. ``v
 evaluates one of its rows again, from the last checkpoint, with several views and a dense CRF.
 """
 
-import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import tyro
 
+from benchmarks._systems import ROOT, present_commit, train_all, write_table
 from wsss_blocks.backbones import TextBank
 from wsss_blocks.data import VOC_NAMES
-from wsss_blocks.metrics import read_metrics
 
-ROOT = Path(__file__).resolve().parents[1]
 PLAIN, NO_GIA, NO_LEA, CLASSIFY = ["--no-gia", "--no-lea"], ["--no-gia"], ["--no-lea"], ["--no-seg"]
 SCENES = {
     "classification only": [*PLAIN, *CLASSIFY],
@@ -100,21 +93,6 @@ def clip_text(shared: Path, folder: Path) -> Path:
     return path
 
 
-def train(folder: Path, options: Iterable[str]) -> Path:
-    """Train and evaluate one variant, unless that has been done."""
-    if not (folder / "metrics.json").is_file():
-        script = ROOT / "examples" / "train_dalnet.py"
-        command = [sys.executable, str(script), "--output", str(folder), "--resume", *options]
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "log.txt").open("w") as log:
-            threads = os.environ | {"OMP_NUM_THREADS": "1"}
-            done = subprocess.run(command, env=threads, stdout=log, stderr=log, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{folder} failed:\n{(folder / 'log.txt').read_text()[-2000:]}")
-    print(f"done: {folder.name}", flush=True)
-    return folder / "metrics.json"
-
-
 def main(options: Options) -> None:
     tables = {"scenes": SCENES, "sweep": SWEEP, "voc-small": VOC_SMALL, "voc-small-crf": CRF}
     variants, costs = tables[options.table], list(COSTS)
@@ -142,9 +120,7 @@ def main(options: Options) -> None:
         for i, (name, switches) in enumerate(variants.items())
         for seed in (options.seeds[:1] if name in ONE_SEED else options.seeds)
     }
-    with ThreadPoolExecutor(options.jobs) as pool:
-        paths = dict(zip(jobs, pool.map(lambda job: train(*job), jobs.values()), strict=True))
-    records = {key: read_metrics(path) for key, path in paths.items()}
+    records = train_all("train_dalnet.py", jobs, at_once=options.jobs)
     rows, protocols = [], {}
     for name, switches in variants.items():
         seeds = {}
@@ -161,18 +137,11 @@ def main(options: Options) -> None:
             seeds[str(seed)] = {k: round(float(v), 2) for k, v in values.items()}
         rows.append({"name": name, "seeds": seeds})
     first = next(iter(records.values()))
-    commit = (
-        options.commit
-        or subprocess.run(
-            ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip()
-    )
     shown = " --shared $WSSS_SHARED_DATA" if options.table.startswith("voc-small") else ""
     measured = {column for row in rows for values in row["seeds"].values() for column in values}
     content = {
-        "command": f"python benchmarks/dalnet_tables.py {options.table}{shown}",
-        "commit": commit or "unknown",
-        "date": datetime.now(UTC).date().isoformat(),
+        "command": f"python -m benchmarks.dalnet_tables {options.table}{shown}",
+        "commit": options.commit or present_commit(),
         "hardware": first.run["hardware"],
         "protocol": protocols,
         "notes": notes,
@@ -181,10 +150,7 @@ def main(options: Options) -> None:
     }
     names = {"sweep": "scenes_sweep"}
     name = names.get(options.table, options.table).replace("-", "_")
-    path = options.output / f"dalnet_{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"wrote {path.name}")
+    write_table(options.output / f"dalnet_{name}.json", content)
 
 
 if __name__ == "__main__":

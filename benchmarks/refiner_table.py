@@ -26,7 +26,8 @@ import tyro
 from torch import Tensor, nn
 
 from benchmarks._harness import _commit, _peak_mib
-from benchmarks.dalnet_tables import clip_text, train
+from benchmarks._systems import train
+from benchmarks.dalnet_tables import clip_text
 from wsss_blocks import backbones, cli, refine
 from wsss_blocks.cam import mixture_threshold, normalize_cam, otsu_threshold, strongest_scores
 from wsss_blocks.data import open_dataset
@@ -100,9 +101,10 @@ class Network:
         if not (run / "model.safetensors").is_file():
             weights = shared / "weights" / "mobilenetv1_075_imagenet.safetensors"
             text = clip_text(shared, run.parent)
-            train(run, ["--device", "cpu", "--data", "voc", "--preset", "voc-small", "--root",
-                        str(shared), "--split", "train", "--text", str(text), "--weights",
-                        str(weights), "--eval-images", "60", "--no-gia"])  # fmt: skip
+            switches = ["--device", "cpu", "--data", "voc", "--preset", "voc-small", "--no-gia"]
+            switches += ["--root", str(shared), "--split", "train", "--eval-images", "60"]
+            switches += ["--text", str(text), "--weights", str(weights)]
+            train("train_dalnet.py", run, switches)
         sys.path.insert(0, str(ROOT / "examples"))
         example = importlib.import_module("train_dalnet")
         cfg, rest = cli.load_config(run / "config.json", example.PRESETS["voc-small"])

@@ -123,8 +123,7 @@ class DALNet(nn.Module):
     def encode(self, images: Tensor, cached: Tensor | None = None):
         if cached is None:
             return self.net.encode(images, layers=self.layers)
-        features = backbones.Features(cached, cached.flatten(2).mT[:, :0], {}, {}, {})
-        return self.net.neck(cached), features
+        return self.net.encode_cached(cached)
 
     def maps(self, x: Tensor, features: backbones.Features) -> tuple[Tensor, ...]:
         """Raw class maps: final classifier, similarity to the texts and, if any, the layer's."""
@@ -221,9 +220,10 @@ def train(cfg: Config, accelerator: Accelerator, dataset, *scored) -> DALNet:
     step_model, optimizer = accelerator.prepare(step_model, optimizer)
     stateful = {"model": model, "optimizer": optimizer, "schedule": schedule}
     images = len(scored[0]) if scored else 0
-    network = cli.run_segmenter(cfg, model.net, bank, num_images=images) if cfg.seg else None
+    described = {"text": bank.source, "num_images": images}
+    network = cli.run_segmenter(cfg, model.net, names, **described) if cfg.seg else None
     checkpoints = cli.Checkpoints(cfg, accelerator, stateful, names=names, segmenter=network)
-    cache = {"features": lambda x: model.net.encoder(x).feature_map} if cfg.cache else {}
+    cache = {"features": model.net.frozen_maps} if cfg.cache else {}
     steps = cli.TrainingSteps(cfg, dataset, accelerator, start=checkpoints.resume(), cache=cache)
     for step, group in steps:
         step_model.train()
@@ -251,7 +251,8 @@ def train(cfg: Config, accelerator: Accelerator, dataset, *scored) -> DALNet:
 def evaluate(cfg: Config, model: DALNet, device, val, masked, **extra) -> dict[str, float]:
     """Score class maps, pseudo-labels and decoder; write OUTPUT/metrics.json and OUTPUT/figures."""
     model.eval()
-    whole = cli.run_segmenter(cfg, model.net, model.bank, num_images=len(val))
+    described = {"text": model.bank.source, "num_images": len(val)}
+    whole = cli.run_segmenter(cfg, model.net, model.bank.names, **described)
     views = {"scales": cfg.cam_scales or (1.0,), "flip": bool(cfg.cam_scales)}
 
     def class_maps(images: Tensor) -> dict[str, Tensor]:

@@ -65,6 +65,7 @@ EXEMPT: dict[str, dict[str, str]] = {
         "compile": "frozen buffers, no forward",
     },
     "balanced_segmentation_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
+    "segmentation_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
     "patch_token_contrast_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
     "cross_contrastive_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
     "global_implicit_alignment_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},

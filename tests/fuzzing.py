@@ -498,7 +498,7 @@ EXEMPT: dict[str, str] = {
             *("ADE20K", "COCOObject", "COCOStuff", "ImageTextPairs", "PascalContext"),
             *("COCO", "UsableImages", "usable_images", "create_encoder", "create_text_bank"),
             *("outside_text", "read_toco_checkpoint", "read_class_maps"),
-            *("FeatureCache", "read_cause_features"),
+            *("FeatureCache", "SavedFeatures", "read_cause_features", "WithPseudoMasks"),
             *("build_coco_masks", "build_voc_aug"),
         ),
         _FILES,
@@ -905,6 +905,7 @@ def _class_rebalancer(d: Draw) -> dict[str, Any]:
         "refine_seed": d.coin(),
         "threshold": d.one_of(0.0, 0.8),
         "size": d.maybe(d.grid()),
+        "class_mass": d.one_of("uniform", "area"),
         **_transport_settings(d),
         "ignore_index": 255,
     }
@@ -1099,6 +1100,11 @@ def _balanced(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(losses.segmentation_loss, losses.SegmentationLoss)
+def _segmentation(d: Draw) -> dict[str, Any]:
+    return {**_balanced(d), "counts": d.maybe(torch.tensor(3))}
+
+
 @target(losses.dense_energy_loss, losses.DenseEnergyLoss)
 def _dense_energy(d: Draw) -> dict[str, Any]:
     b, c, size = d.whole(1, 2), d.whole(1, 4), d.grid(6)
@@ -1167,6 +1173,7 @@ def _balanced_counts(d: Draw) -> dict[str, Any]:
     return {"mask": mask, "ignore_index": d.one_of(255, -1)}
 
 
+target(losses.segmentation_counts)(_balanced_counts)
 target(losses.patch_token_contrast_counts)(_balanced_counts)
 
 
@@ -1485,6 +1492,25 @@ def _similarity_figure(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(viz.rebalancing_figure, call=_to_sink(viz.rebalancing_figure), slow=True)
+def _rebalancing_figure(d: Draw) -> dict[str, Any]:
+    b, k, size = d.whole(1, 2), d.whole(1, 2), d.grid()
+    return {
+        "images": d.uniform(b, 3, *size),
+        "labels": d.labels(b, k),
+        "names": [f"class {i}" for i in range(k + 1)],
+        "initial": d.mask(b, *size, classes=k + 1),
+        "weights": d.uniform(b, k + 1, *d.grid()),
+        "before": d.uniform(b, k + 1, *d.grid()),
+        "after": d.uniform(b, k + 1, *d.grid()),
+        "result": d.mask(b, *size, classes=k + 1),
+        "truth": d.maybe(d.mask(b, *size, classes=k + 1)),
+        "palette": d.maybe(torch.randint(0, 256, (256, 3), generator=d.generator)),
+        "ignore_index": 255,
+        "cell": 8,
+    }
+
+
 @target(
     viz.curve_figure,
     call=lambda x, y, **a: viz.curve_figure(
@@ -1518,6 +1544,23 @@ def _small_cnn(d: Draw) -> dict[str, Any]:
         "size_policy": d.one_of("resize", "pad"),
         "mean": (0.5, 0.5, 0.5),
         "std": (0.25, 0.25, 0.25),
+    }
+
+
+@target(
+    backbones.BilateralFeatures,
+    weights=True,
+    call=lambda images, layers, **a: backbones.BilateralFeatures(**a)(images, layers=layers),
+)
+def _bilateral(d: Draw) -> dict[str, Any]:
+    return {
+        **_pictures(d),
+        "dim": 2 * d.whole(1, 3),
+        "colour_scale": d.one_of(0.15, 1.0),
+        "position_scale": d.one_of(0.3, 10.0),
+        "stride": d.whole(1, 3),
+        "seed": d.whole(0, 9),
+        "layers": (),
     }
 
 
@@ -1912,6 +1955,30 @@ def _network(**arguments: Any) -> nn.Module:
 )
 def _segmentation_network(d: Draw) -> dict[str, Any]:
     return _networks(d)
+
+
+def _deeplab(images: Any, **arguments: Any) -> Tensor:
+    return segmenters.DeepLabV3PlusNetwork(**arguments).eval()(images)
+
+
+@target(
+    segmenters.DeepLabV3PlusNetwork,
+    weights=True,
+    slow=True,
+    fixed={"encoder": "a name that is built from files of timm"},
+    call=_deeplab,
+)
+def _deeplab_network(d: Draw) -> dict[str, Any]:
+    return {
+        **_pictures(d),
+        "encoder": "test_resnet",
+        "num_classes": 3,
+        "output_stride": d.one_of(8, 16),
+        "rates": (1, 2, 3),
+        "hidden_dim": d.whole(1, 3),
+        "separable": d.coin(),
+        "dropout": (0.5, 0.1),
+    }
 
 
 def _segment(images: Any, image: Any, names: Any, size: Any, palette: Any) -> Any:

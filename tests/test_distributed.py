@@ -27,6 +27,8 @@ from wsss_blocks.losses import (
     multi_label_soft_margin_loss,
     patch_token_contrast_counts,
     patch_token_contrast_loss,
+    segmentation_counts,
+    segmentation_loss,
 )
 from wsss_blocks.refine import affinity_labels, feature_affinity
 
@@ -86,6 +88,9 @@ LOSSES = {
     "balanced_segmentation": lambda w, x, mask, labels, **k: balanced_segmentation_loss(
         torch.einsum("bdhw,de->behw", x, w), mask, **k
     ),
+    "segmentation": lambda w, x, mask, labels, **k: segmentation_loss(
+        torch.einsum("bdhw,de->behw", x, w), mask, **k
+    ),
     "affinity": affinity,
 }
 CASES = [
@@ -112,6 +117,7 @@ def soft_margin_share(*args, counts, gather_distributed):
 # no "cross_contrastive_batch": a micro-batch lacks the negatives of the others
 SHARES = {
     "balanced_segmentation": lambda mask, labels: balanced_segmentation_counts(mask),
+    "segmentation": lambda mask, labels: segmentation_counts(mask),
     "patch_token_contrast": lambda mask, labels: patch_token_contrast_counts(mask),
     "cross_contrastive": cross_contrastive_counts,
     "cross_contrastive_token": cross_contrastive_counts,

@@ -24,14 +24,15 @@ def published(
     *,
     threshold: float = 0.8,
     ignore_index: int = 255,
-) -> Tensor:
-    """Return masks ``(B, H, W)``, whose sides are multiples of the sides of ``wss``."""
-    return torch.stack(
-        [
-            _image(cam[b], mask[b], labels[b], uss[b], [f[b] for f in wss], threshold, ignore_index)
-            for b in range(len(mask))
-        ]
-    )
+) -> tuple[Tensor, Tensor]:
+    """Return masks ``(B, H, W)``, whose sides are multiples of those of ``wss``, and heat-maps."""
+    masks, maps = [], []
+    for b in range(len(mask)):
+        features = uss[b], [f[b] for f in wss]
+        found = _image(cam[b], mask[b], labels[b], *features, threshold, ignore_index)
+        masks.append(found[0])
+        maps.append(found[1])
+    return torch.stack(masks), torch.stack(maps)
 
 
 def _image(
@@ -42,7 +43,7 @@ def _image(
     wss: list[Tensor],
     threshold: float,
     ignore_index: int,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     size = (int(mask.shape[0]), int(mask.shape[1]))
     grid = (int(wss[0].shape[1]), int(wss[0].shape[2]))
     present = [k for k in range(len(labels)) if labels[k] > 0]
@@ -64,8 +65,9 @@ def _image(
                 if label != ignore_index:
                     weights.setdefault(int(label), []).append((i, j, votes / (high * wide)))
     classes = sorted(c for c in weights if c == 0 or labels[c - 1] > 0)
+    every = uss.new_zeros(len(labels) + 1, *grid)
     if not classes:
-        return torch.full_like(mask, ignore_index)
+        return torch.full_like(mask, ignore_index), every
 
     vectors = [_centroid(uss, weights[c]) for c in classes]
     heat = [_heatmap(uss, v) for v in vectors]
@@ -76,7 +78,8 @@ def _image(
             heat[i] = heat[i] * factor
     heat = [_min_max(h * f) for h, f in zip(heat, _transport(heat), strict=True)]
     best = _resize(torch.stack(heat), size).argmax(0)
-    return torch.tensor(classes, device=mask.device)[best]
+    every[classes] = torch.stack(heat)
+    return torch.tensor(classes, device=mask.device)[best], every
 
 
 def _centroid(features: Tensor, patches: list[tuple[int, int, float]]) -> Tensor:
@@ -117,7 +120,7 @@ def _transport(maps: list[Tensor], reg: float = 0.1, num_iters: int = 20) -> lis
         return [torch.ones_like(m) for m in maps]
     kernel = ((torch.stack([m.flatten() for m in maps], 1) - 1) / reg).exp()
     cells, classes = kernel.shape
-    c = torch.ones(classes, device=kernel.device)
+    c = kernel.new_ones(classes)
     for _ in range(num_iters):
         r = (1 / cells) / (kernel @ c)
         c = (1 / classes) / (kernel.T @ r)

@@ -80,8 +80,10 @@ def sum_over_ranks(x: Tensor) -> Tensor:
         return x.detach()
     # Collectives sum raw storage: ranks with different strides would mix up elements.
     total = x.detach().clone(memory_format=torch.contiguous_format)
+    if not x.is_cuda and dist.get_backend() == "nccl":  # it sums on GPUs only
+        total = total.cuda()
     dist.all_reduce(total)
-    return total
+    return total.to(x.device)
 
 
 def mean_over_ranks(total: Tensor, count: Tensor, *, gather_distributed: bool) -> Tensor:

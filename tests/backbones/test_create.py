@@ -164,6 +164,47 @@ class Evil:
         return (os.system, ("exit 1",))
 
 
+@covers("create_encoder", "properties")
+@pytest.mark.parametrize("name", ["mobilenet", "resnet10t", "resnet18.tv_in1k"])
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_a_cnn_at_another_stride_that_learns(name, output_stride):
+    encoder = create_encoder(name, output_stride=output_stride, frozen=False).train()
+    assert encoder.stride == output_stride
+    assert all(p.requires_grad for p in encoder.parameters())
+    assert all(m.training for m in encoder.modules())
+    cells = 64 // output_stride
+    assert encoder(torch.rand(2, 3, 64, 64)).feature_map.shape == (2, encoder.dim, cells, cells)
+    still = create_encoder(name, output_stride=output_stride, frozen=True).train()
+    assert not any(p.requires_grad for p in still.parameters())
+    assert not any(m.training for m in still.modules())
+
+
+@covers("create_encoder", "errors")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "small-cnn",
+            {"output_stride": 8},
+            "output_stride and frozen must be None for 'small-cnn",
+        ),
+        ("small-vit", {"frozen": True}, "must be None for 'small-vit', which .* got None and True"),
+        (
+            "test_vit",
+            {"frozen": False},
+            "must be None for 'test_vit', which is no CNN of timm",
+        ),
+        ("mobilenet", {"output_stride": 4}, "output_stride must be None, 8, 16 or 32, got 4"),
+        ("resnet10t", {"output_stride": "8"}, "output_stride must be None, 8, 16 or 32, got '8'"),
+        ("vgg11", {}, "output_stride must be 32 for 'vgg11', which cannot dilate, got 16"),
+        ("resnet18.none", {}, "name must be one that timm can build, got 'resnet18.none'"),
+    ],
+)
+def test_refuses_options(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        create_encoder(name, **options)
+
+
 @covers("create_encoder", "errors")
 def test_refuses():
     with pytest.raises(ValueError, match="weights must be None for 'small-cnn'"):
@@ -233,6 +274,10 @@ def test_a_timm_cnn_takes_a_file_with_its_classifier_and_is_frozen(tmp_path):
     assert_close(encoder(images).feature_map, expected)
     assert not any(p.requires_grad for p in encoder.parameters())
     state = model.state_dict()
+    # torchvision's files have no counters of batches.
+    old = {k: v.contiguous() for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    save_file(old, path)
+    assert_close(create_encoder("resnet10t", weights=path)(images).feature_map, expected)
     state.pop("conv1.0.weight")
     save_file({key: value.contiguous() for key, value in state.items()}, path)
     with pytest.raises(ValueError, match=r"resnet\.safetensors lacks 1 \(conv1\.0\.weight\)"):

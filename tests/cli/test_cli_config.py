@@ -28,6 +28,23 @@ def test_preset_is_named_like_the_data_unless_given():
     assert parse_config(PRESETS, args=["--preset", "fast"]).steps == 1
 
 
+def test_preset_of_another_name_is_found_by_its_data():
+    presets = PRESETS | {
+        "ade": Config(data="ade20k", preset="ade", steps=3),
+        "ade-fast": Config(data="ade20k", preset="ade-fast", steps=1),
+    }
+    assert parse_config(presets, args=["--data", "ade20k"]) == presets["ade"]
+    assert parse_config(presets, args=["--data=ade20k", "--lr", "2"]).lr == 2
+    chosen = parse_config(presets, args=["--data", "ade20k", "--preset", "ade-fast"])
+    assert chosen == presets["ade-fast"]
+    # the name goes before the data of another preset
+    moved = {"first": Config(data="voc", preset="first"), **presets}
+    assert parse_config(moved, args=["--data", "voc"]) == presets["voc"]
+    assert parse_config(moved, args=[]) == moved["first"]
+    # --data alone is overridden where another preset is asked for
+    assert parse_config(presets, args=["--data", "voc", "--preset", "ade"]).data == "voc"
+
+
 def test_options_override_the_preset():
     cfg = parse_config(
         PRESETS,

@@ -14,7 +14,17 @@ from wsss_blocks.cli import (
     open_splits,
     run_segmenter,
 )
-from wsss_blocks.data import VOC_NAMES, Scenes, write_voc_layout
+from wsss_blocks.data import (
+    VOC_NAMES,
+    Compose,
+    RandomCrop,
+    RandomHorizontalFlip,
+    Resize,
+    Scenes,
+    WithPseudoMasks,
+    write_mask,
+    write_voc_layout,
+)
 from wsss_blocks.segmenters import SegmentationNetwork, Segmenter
 
 
@@ -68,6 +78,70 @@ def test_cached_maps_come_with_the_batches(tmp_path):
         torch.testing.assert_close(batch["red"], expected, atol=2e-3, rtol=0)  # kept as float16
 
 
+def test_given_maps_follow_their_image_and_say_where_it_is(tmp_path):
+    scenes = Scenes(size=5)
+    maps = [scenes[i]["image"][:1] for i in range(5)]  # its red channel
+    maps[1] = maps[1].repeat_interleave(3, 1)  # a map on a grid of its own
+    transform = Compose(RandomHorizontalFlip(0.5), RandomCrop((100, 120)))
+    loop = steps(
+        config(tmp_path), maps={"red": maps}, map_sizes={"red": (100, 120)}, transform=transform
+    )
+    flipped = set()
+    for _, (batch,) in loop:
+        assert (batch["red"].shape, batch["red_valid"].dtype) == ((2, 1, 100, 120), torch.bool)
+        for i, (top, left, bottom, right) in enumerate(batch["box"].tolist()):
+            inside = torch.zeros(100, 120, dtype=torch.bool)
+            inside[top:bottom, left:right] = True
+            assert torch.equal(batch["red_valid"][i], inside)
+            difference = (batch["red"][i, 0] - batch["image"][i, 0])[inside]
+            assert difference.abs().max() < 1e-4
+            shown = batch["image"][i, :, top:bottom, left:right]
+            flipped.add(any(torch.equal(shown, scenes[j]["image"]) for j in range(5)))
+    assert flipped == {True, False}
+
+
+def test_given_and_cached_maps_come_together(tmp_path):
+    whole = Resize((32, 32))
+    options = {
+        "cache": {"red": lambda images: images[:, :1]},
+        "maps": {"one": [torch.ones(1, 4, 4)] * 5},
+    }
+    for _, (batch,) in steps(config(tmp_path), transform=whole, **options):
+        assert batch.keys() == {"image", "labels", "box", "red", "red_valid", "one", "one_valid"}
+        assert batch["red_valid"].all()
+        assert torch.equal(batch["one"], torch.ones(2, 1, 4, 4))
+        torch.testing.assert_close(batch["red"], batch["image"][:, :1], atol=2e-3, rtol=0)
+    with pytest.raises(ValueError, match=r"maps must not have names of cache, got \['red'\]"):
+        steps(config(tmp_path), cache=options["cache"], maps={"red": options["maps"]["one"]})
+    with pytest.raises(ValueError, match="maps must hold one 'one' map for each of 5 images, got"):
+        steps(config(tmp_path), maps={"one": [torch.ones(1, 4, 4)] * 4})
+    with pytest.raises(ValueError, match=r"sizes must be one of .*, got 'tow'"):
+        steps(config(tmp_path), maps=options["maps"], map_sizes={"tow": (4, 4)})
+
+
+def test_pseudo_masks_come_with_the_batches(tmp_path):
+    scenes = Scenes(size=5)
+    for i, name in enumerate(scenes.ids):
+        write_mask(tmp_path / "made" / f"{name}.png", torch.full((96, 96), i, dtype=torch.uint8))
+    dataset = WithPseudoMasks(scenes, tmp_path / "made")
+    cfg = dataclasses.replace(config(tmp_path), scale=(0.2, 0.2))  # most of the crop is padding
+    for _, (batch,) in TrainingSteps(cfg, dataset, Accelerator()):
+        assert batch.keys() == {"image", "labels", "box", "pseudo_mask"}
+        assert batch["pseudo_mask"].shape == (2, 32, 32)
+        boxes = batch["box"].tolist()
+        for mask, (top, left, bottom, right) in zip(batch["pseudo_mask"], boxes, strict=True):
+            assert len(mask[top:bottom, left:right].unique()) == 1
+            mask[top:bottom, left:right] = 255
+            assert (mask == 255).all()
+
+
+def test_a_given_augmentation_takes_the_place_of_the_configured_one(tmp_path):
+    for _, (batch,) in steps(config(tmp_path), transform=Resize((20, 24))):
+        assert batch.keys() == {"image", "labels", "box"}
+        assert batch["image"].shape == (2, 3, 20, 24)
+        assert batch["box"].tolist() == [[0, 0, 20, 24]] * 2
+
+
 def test_gradients_are_exchanged_in_the_last_micro_batch_only(tmp_path):
     loop, model = steps(config(tmp_path, accumulate=3)), nn.Linear(1, 1)
     assert [loop.synchronised(model, i) == "no_sync" for i in range(3)] == [True, True, False]
@@ -108,7 +182,7 @@ def test_a_segmenter_is_written_before_the_state_it_belongs_to(tmp_path, monkeyp
     bank = TextBank.stand_in(("cat", "dog"), dim=8, seed=0)
     both = Checkpoints(
         cfg, Accelerator(), {"model": network}, names=bank.names,
-        segmenter=run_segmenter(cfg, network, bank),
+        segmenter=run_segmenter(cfg, network, bank.names, text=bank.source),
     )  # fmt: skip
     file = tmp_path / "segmenter.safetensors"
     assert not both.save(1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from wsss_blocks.cli.refined import score_behind_crf, score_refined_logits, score_refined_maps
 from wsss_blocks.data import Scenes
 from wsss_blocks.metrics import EvaluationProtocol
-from wsss_blocks.refine import NoRefiner
+from wsss_blocks.refine import DenseCRF, NoRefiner
 from wsss_blocks.segmenters import SegmentationNetwork, Segmenter
 
 PLAIN = EvaluationProtocol(
@@ -44,6 +44,25 @@ def test_what_is_right_before_the_crf_is_nearly_right_behind_it(val):
     assert found["cam_crf_miou"][1].labels_used
     assert not found["seg_crf_miou"][1].labels_used
     assert "probability of 0.05" in found["seg_crf_miou"][1].refiner
+
+
+def test_a_given_crf_takes_the_place_of_deeplabs(val):
+    crf = DenseCRF.preset("dhr")
+    found = score_behind_crf(
+        lambda images: {"cam": one_hot(val, images)[:, 1:]},
+        lambda images: 9 * one_hot(val, images),
+        val,
+        maps_protocols={"cam": MAPS},
+        protocol=PLAIN,
+        crf=crf,
+    )
+    assert str(crf) != str(DenseCRF.preset("deeplab"))
+    assert found["cam_crf_miou"][1].refiner == str(crf)
+    assert found["seg_crf_miou"][1].refiner.startswith(str(crf))
+    expected = score_refined_logits(
+        lambda images: 9 * one_hot(val, images), crf, val, protocol=PLAIN
+    )
+    assert found["seg_crf_miou"][0].miou == expected[0].miou
 
 
 class Heavy:

@@ -8,7 +8,7 @@ from PIL import Image
 from wsss_blocks.cli import evaluate_system
 from wsss_blocks.data import Scenes
 from wsss_blocks.metrics import EvaluationProtocol, read_metrics
-from wsss_blocks.refine import NoRefiner
+from wsss_blocks.refine import DenseCRF, NoRefiner
 
 
 class Known:
@@ -90,6 +90,55 @@ def test_without_training_masks_or_decoder(tmp_path):
     recorded = read_metrics(tmp_path / "metrics.json")
     assert recorded.protocol["cam_miou"].threshold_source == "preset"
     assert recorded.protocol["cam_miou"].threshold == pytest.approx(0.25)
+
+
+def test_masks_that_need_a_whole_sample_are_scored_on_training_images(tmp_path):
+    seen = []
+
+    def upper_half(sample):
+        seen.append(sample["id"])
+        mask = sample["mask"].clone()
+        mask[48:] = 255
+        return mask
+
+    masks = {"initial": upper_half, "mask": lambda sample: torch.zeros_like(sample["mask"])}
+    results = run(tmp_path, pseudo_label=None, masks=masks, figure_images=1)
+    assert {"cam_miou", "seg_miou", "initial_miou", "mask_miou", "mask_multi_miou"} < set(results)
+    assert not [name for name in results if name.startswith("pseudo_label")]
+    assert seen == [f"train_{i:05d}" for i in range(3)]
+    assert results["initial_miou"] == 1.0
+    assert results["initial_decided"] == pytest.approx(0.5)
+    assert results["mask_decided"] == 1.0
+    assert 0 < results["mask_miou"] < 0.5
+    recorded = read_metrics(tmp_path / "metrics.json")
+    protocol = recorded.protocol["initial_miou"]
+    assert (protocol.labels_used, protocol.num_images) == (True, 3)
+    assert protocol.split == "train (first 3), decided pixels"
+    assert protocol.refiner == "NoRefiner()"
+    several = sum(
+        int(sample["labels"].sum()) > 1 for sample in map(Known("train").__getitem__, range(3))
+    )
+    assert recorded.protocol["mask_multi_miou"].num_images == several
+    assert (tmp_path / "figures" / "segmentation.png").is_file()
+
+
+def test_pseudo_labels_and_masks_are_scored_together(tmp_path):
+    masks = {"mask": lambda sample: sample["mask"]}
+    results = run(tmp_path, masks=masks, figure_images=1)
+    assert results["pseudo_label_miou"] == results["mask_miou"] == 1.0
+    assert (results["pseudo_label_decided"], results["mask_decided"]) == (0.5, 1.0)
+    # without masks of training images there is nothing to compare them with
+    assert "mask_miou" not in run(tmp_path, masks=masks, train=None, figure_images=1)
+
+
+def test_a_given_crf_is_the_one_that_scores(tmp_path):
+    crf = DenseCRF.preset("dhr")
+    results = run(tmp_path, refine="crf", crf=crf, figure_images=1)
+    assert "cam_par_miou" not in results
+    protocols = read_metrics(tmp_path / "metrics.json").protocol
+    for name in ("cam_crf_miou", "seg_crf_miou"):
+        assert name in results
+        assert protocols[name].refiner.startswith(str(crf))
 
 
 def test_the_functions_see_squares_and_are_scored_at_full_size(tmp_path):

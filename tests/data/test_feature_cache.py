@@ -4,13 +4,15 @@ import pickle
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from wsss_blocks import data
-from wsss_blocks.backbones import Features, SmallCNN, TimmViT, create_encoder
+from wsss_blocks.backbones import BilateralFeatures, Features, SmallCNN, TimmViT, create_encoder
 from wsss_blocks.data import FeatureCache, MapFiles, dense_features, read_cause_features
+from wsss_blocks.data._feature_files import weight_of
 from wsss_blocks.data.feature_cache import DiskEstimate
 
 
@@ -123,6 +125,24 @@ def test_features_of_a_half_precision_encoder_are_float32_and_of_the_size_asked_
     assert found.isfinite().all()
 
 
+def test_an_encoder_of_buffers_alone_is_frozen_too(tmp_path):
+    encoder, dataset = BilateralFeatures(8, stride=4), Pictures([(9, 12), (8, 8)])
+    images = dataset[0]["image"][None]
+    found = dense_features(encoder, images, flip=False)
+    torch.testing.assert_close(found, encoder(images).feature_map)
+    cache = FeatureCache.build(dataset, encoder, tmp_path, flip=False, progress=silent)
+    torch.testing.assert_close(cache["image 0"], found[0].half(), rtol=0, atol=1e-3)
+    assert cache.info["dim"] == 8
+    other = BilateralFeatures(8, stride=4, seed=1)
+    with pytest.raises(ValueError, match=r"weights .* instead of"):
+        FeatureCache.build(dataset, other, tmp_path, flip=False, progress=silent)
+    # images go where the buffers are, in their dtype; counters are no floats
+    assert weight_of(encoder.double()).dtype == torch.float64
+    assert weight_of(encoder.to("meta")).device.type == "meta"
+    assert weight_of(nn.BatchNorm2d(2, affine=False).bfloat16()).dtype == torch.bfloat16
+    assert weight_of(nn.Identity()).device.type == "cpu"
+
+
 def test_features_refuse_what_they_cannot_align():
     images = torch.rand(1, 3, 16, 16)
     with pytest.raises(ValueError, match=r"size_policy='resize'.*got 'pad'"):
@@ -165,6 +185,21 @@ def test_cache_holds_the_features_of_each_image(tmp_path, encoder):
         cache["other"]
     with pytest.raises(FileNotFoundError, match=r"lacks the features of 1 of 2 images \('other'\)"):
         cache.maps(["..", "other"])
+
+
+def test_a_file_says_what_image_it_is_of(tmp_path):
+    cache = FeatureCache.build(Pictures([(20, 31)]), Averages(), tmp_path, progress=silent)
+    with safetensors.safe_open(tmp_path / "image 0.safetensors", "pt") as file:
+        about = file.metadata()
+    made_with = cache.info["made_with"]
+    assert about == {"id": "image 0", "made_with": made_with, "image_size": "[20, 31]"}
+
+
+def test_images_get_the_dtype_of_the_encoder(tmp_path):
+    pictures, encoder = Pictures([(16, 24)]), SmallCNN().to(torch.bfloat16)
+    cache = FeatureCache.build(pictures, encoder, tmp_path, progress=silent)
+    expected = dense_features(encoder, pictures[0]["image"][None].bfloat16())
+    assert torch.equal(cache["image 0"], expected[0].half())
 
 
 def test_cache_says_what_it_was_made_with(tmp_path):
@@ -416,6 +451,29 @@ def test_sizes_must_name_maps():
         data.WithMaps(samples, maps, sizes={"wss": (2, 2)})
     with pytest.raises(ValueError, match=r"sizes\['uss'\] must be two positive sides"):
         data.WithMaps(samples, maps, sizes={"uss": (0, 2)})
+
+
+@pytest.mark.parametrize(
+    ("map", "error", "match"),
+    [
+        (torch.zeros(2), ValueError, r"map must have shape \(C, h, w\), got \(2,\)"),
+        (torch.zeros(1, 2, 2).int(), TypeError, "map must be a floating-point tensor"),
+        (torch.full((1, 2, 2), torch.nan), ValueError, "map must be finite, got 4 NaN"),
+    ],
+)
+def test_maps_of_another_kind_are_refused_when_read(map, error, match):
+    samples = data.Augmented(Pictures([(8, 8)]), lambda sample, generator: sample)
+    with pytest.raises(error, match=match):
+        data.WithMaps(samples, {"uss": [map]})[0, 0]
+
+
+def test_a_map_without_a_size_keeps_its_own():
+    samples = data.Augmented(Pictures([(8, 12)]), lambda sample, generator: sample)
+    maps = {"own": [torch.rand(1, 3, 5)], "given": [torch.rand(1, 3, 5)]}
+    sample = data.WithMaps(samples, maps, sizes={"given": (2, 4)})[0, 0]
+    torch.testing.assert_close(sample["maps"]["own"], maps["own"][0])
+    assert sample["maps"]["given"].shape == (1, 2, 4)
+    assert sample["valid"]["given"].shape == (2, 4)
 
 
 def test_map_files_read_when_asked():

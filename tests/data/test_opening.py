@@ -31,7 +31,7 @@ def test_masks_are_there_only_on_request(with_masks, tmp_path):
         for digit, name in zip(data.DIGIT_NAMES, names, strict=False):
             text = text.replace(f"<name>{digit}</name>", f"<name>{name}</name>")
         xml.write_text(text)
-    for kind, root in (("scenes", None), ("voc", tmp_path)):
+    for kind, root in (("scenes", None), ("scenes-hard", None), ("voc", tmp_path)):
         dataset = open_dataset(kind, "train", root=root, with_masks=with_masks)
         assert all(("mask" in s) == with_masks for s in samples_of(dataset))
         assert dataset[0]["labels"].shape == (len(dataset.names),)
@@ -51,6 +51,18 @@ def test_folders_with_and_without_splits(tmp_path, suffix):
             assert dataset.names == ("cat", "dog")
             assert dataset[0]["labels"].tolist() == [0.0, 1.0]
     assert "mask" in open_dataset("folder", "val", root=tmp_path / "flat", with_masks=True)[0]
+
+
+def test_hard_scenes_are_other_scenes():
+    for split, size in (("train", 2000), ("val", 200)):
+        hard = open_dataset("scenes-hard", split, with_masks=True)
+        assert (len(hard), hard.names) == (size, data.DIGIT_NAMES)
+        expected = Scenes(split, hard=True, with_masks=True)
+        assert torch.equal(hard[3]["image"], expected[3]["image"])
+        assert torch.equal(hard[3]["mask"], expected[3]["mask"])
+        assert not torch.equal(hard[3]["image"], open_dataset("scenes", split)[3]["image"])
+    with pytest.raises(ValueError, match="split must be one of 'train', 'val', got 'test'"):
+        open_dataset("scenes-hard", "test")
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -163,6 +175,8 @@ def test_folders_that_cannot_be_read(tmp_path):
     assert len(open_dataset("folder", "train", root=tmp_path, labels=given)) == 2
     with pytest.raises(ValueError, match=r"labels must be None for 'scenes' data, got .*s.csv"):
         open_dataset("scenes", "train", labels=given)
+    with pytest.raises(ValueError, match=r"labels must be None for 'scenes-hard' data, got .*csv"):
+        open_dataset("scenes-hard", "train", labels=given)
 
 
 def test_given_labels_for_voc(tmp_path):

@@ -17,6 +17,8 @@ from wsss_blocks.losses import (
     multi_label_soft_margin_loss,
     patch_token_contrast_counts,
     patch_token_contrast_loss,
+    segmentation_counts,
+    segmentation_loss,
 )
 
 CLASSES, DIM = 3, 5
@@ -38,6 +40,10 @@ def balanced_resized(x, mask, labels, **options):
     return balanced(x.mean((2, 3), keepdim=True), mask, labels, **options)
 
 
+def plain(x, mask, labels, **options):
+    return segmentation_loss(x[:, : CLASSES + 1], mask, **options)
+
+
 def global_alignment(x, mask, labels, **options):
     return global_implicit_alignment_loss(x.mean((2, 3)), labels, *TEXTS, **options)
 
@@ -45,6 +51,8 @@ def global_alignment(x, mask, labels, **options):
 LOSSES = {
     "balanced_segmentation": balanced,
     "balanced_segmentation_resized": balanced_resized,
+    "segmentation": plain,
+    "segmentation_resized": lambda x, *a, **k: plain(x.mean((2, 3), keepdim=True), *a, **k),
     "patch_token_contrast": lambda x, mask, labels, **k: patch_token_contrast_loss(x, mask, **k),
     "cross_contrastive": cross({}),
     "cross_contrastive_classes": cross({"variant": "classes", "temperature": 0.5}),
@@ -59,6 +67,8 @@ LOSSES = {
 def counts_of(name, mask, labels):
     if name.startswith("balanced"):
         return balanced_segmentation_counts(mask)
+    if name.startswith("segmentation"):
+        return segmentation_counts(mask)
     if name.startswith("patch"):
         return patch_token_contrast_counts(mask)
     if name.startswith("cross"):
@@ -147,6 +157,7 @@ def case(name):
     x, mask, labels = batch(2, ["mixed"] * 3)
     return {
         "balanced_segmentation": ("BalancedSegmentationLoss", (x, mask)),
+        "segmentation": ("SegmentationLoss", (x, mask)),
         "patch_token_contrast": ("PatchTokenContrastLoss", (x, mask)),
         "cross_contrastive": ("CrossContrastiveLoss", (x, mask, labels, *TEXTS)),
         "global_implicit_alignment": (
@@ -160,6 +171,7 @@ every_function = pytest.mark.parametrize(
     "name",
     [
         "balanced_segmentation",
+        "segmentation",
         "patch_token_contrast",
         "cross_contrastive",
         "global_implicit_alignment",
@@ -226,6 +238,7 @@ IGNORED = st.sampled_from([255, 0, 1, -1])
 
 
 @covers("balanced_segmentation_counts", "oracle", "dtypes")
+@covers("segmentation_counts", "oracle", "dtypes")
 @covers("patch_token_contrast_counts", "oracle", "dtypes")
 @given(seeds, small, sizes(5), IGNORED, st.sampled_from([1, 3, 70]))
 def test_pixels_and_pairs_are_counted(seed, images, size, ignore, num_ids):
@@ -233,8 +246,10 @@ def test_pixels_and_pairs_are_counted(seed, images, size, ignore, num_ids):
     for dtype in (torch.int64, torch.int32, torch.int16, torch.uint8):
         ids = mask.to(dtype)
         pixels = balanced_segmentation_counts(ids, ignore_index=ignore)
+        known = segmentation_counts(ids, ignore_index=ignore)
         pairs = patch_token_contrast_counts(ids, ignore_index=ignore)
-        assert pixels.dtype == pairs.dtype == torch.int64
+        assert pixels.dtype == known.dtype == pairs.dtype == torch.int64
+        assert (known.shape, known) == ((), oracle.segmentation(mask, ignore))
         assert pixels.tolist() == oracle.balanced_segmentation(mask, ignore)
         assert pairs.tolist() == oracle.patch_token_contrast(mask, ignore)
 
@@ -262,6 +277,7 @@ def test_images_are_counted(seed, images, size, ignore, classes):
 
 
 @covers("balanced_segmentation_counts", "properties")
+@covers("segmentation_counts", "properties")
 @covers("patch_token_contrast_counts", "properties")
 @covers("cross_contrastive_counts", "properties")
 @covers("global_implicit_alignment_counts", "properties")
@@ -276,7 +292,7 @@ def test_symmetries(seed, kinds):
         assert_same(counts_of(name, mask.flip(0), labels.flip(0)), counts)
         assert_same(counts_of(name, mask.repeat(3, 1, 1), labels.repeat(3, 1)), 3 * counts)
     known = (mask != 255).flatten(1).sum(1)
-    assert balanced_segmentation_counts(mask).sum() == known.sum()
+    assert balanced_segmentation_counts(mask).sum() == segmentation_counts(mask) == known.sum()
     assert patch_token_contrast_counts(mask).sum() == (known * (known - 1)).sum()
     # only equality of labels matters, so that ids need not be small, positive or in order
     renamed = torch.tensor([2**40, -7, 254, 3])[mask.clamp_max(3)].where(mask != 255, 255)
@@ -284,6 +300,7 @@ def test_symmetries(seed, kinds):
 
 
 @covers("balanced_segmentation_counts", "degenerate")
+@covers("segmentation_counts", "degenerate")
 @covers("patch_token_contrast_counts", "degenerate")
 @covers("cross_contrastive_counts", "degenerate")
 @covers("global_implicit_alignment_counts", "degenerate")
@@ -295,6 +312,7 @@ def test_degenerate(size, classes):
     for fill, pixels in ((255, [0, 0]), (0, [2 * area, 0]), (1, [0, 2 * area])):
         mask = torch.full((2, *size), fill)
         assert balanced_segmentation_counts(mask).tolist() == pixels
+        assert segmentation_counts(mask) == sum(pixels)
         assert patch_token_contrast_counts(mask).tolist() == [2 * pairs * (fill != 255), 0]
         for labels in (torch.zeros(2, classes), torch.eye(2, classes)):
             contrasted = int(fill == 1 and bool(labels.any()))
@@ -308,6 +326,7 @@ def test_degenerate(size, classes):
 
 
 @covers("balanced_segmentation_counts", "compile")
+@covers("segmentation_counts", "compile")
 @covers("patch_token_contrast_counts", "compile")
 @covers("cross_contrastive_counts", "compile")
 @covers("global_implicit_alignment_counts", "compile")
@@ -318,9 +337,10 @@ def test_compile(name):
 
 
 @covers("balanced_segmentation_counts", "errors")
+@covers("segmentation_counts", "errors")
 @covers("patch_token_contrast_counts", "errors")
 @covers("cross_contrastive_counts", "errors")
-@pytest.mark.parametrize("name", ["balanced", "patch", "cross"])
+@pytest.mark.parametrize("name", ["balanced", "segmentation", "patch", "cross"])
 def test_mask_errors(name):
     _, mask, labels = batch(1, ["mixed"] * 2)
     with pytest.raises(ValueError, match=r"mask must have shape \(B, [hH], [wW]\), got \(2, 6\)"):

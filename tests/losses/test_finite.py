@@ -14,6 +14,7 @@ from wsss_blocks.losses import (
     global_implicit_alignment_loss,
     multi_label_soft_margin_loss,
     patch_token_contrast_loss,
+    segmentation_loss,
 )
 from wsss_blocks.refine import NeighbourAffinity, affinity_labels
 
@@ -36,6 +37,7 @@ TEXTS = {"class_text": random(3, 5), "background_text": random(2, 5)}
 CASES = {
     loss_of_values: {"affinity.values": random(2, 4, 2, 3).sigmoid()},
     balanced_segmentation_loss: {"logits": random(2, 4, 2, 3), "mask": MASK},
+    segmentation_loss: {"logits": random(2, 4, 2, 3), "mask": MASK},
     dense_energy_loss: {"logits": random(2, 4, 2, 3), "images": random(2, 3, 4, 6).sigmoid()},
     patch_token_contrast_loss: {"features": random(2, 5, 2, 3), "mask": MASK},
     cross_contrastive_loss: {
@@ -94,14 +96,16 @@ def test_every_loss_is_here():
     assert {loss.__name__ for loss in CASES} == public
 
 
-@pytest.mark.parametrize("loss", [balanced_segmentation_loss, patch_token_contrast_loss])
+@pytest.mark.parametrize(
+    "loss", [balanced_segmentation_loss, segmentation_loss, patch_token_contrast_loss], ids=named
+)
 def test_a_byte_mask_does_not_wrap_the_ignored_id_around(loss):
     args = CASES[loss]
     first = next(iter(args.values()))
     ids = args["mask"].clamp_max(3)
     expected = loss(first, ids, ignore_index=-1)
     assert loss(first, ids.to(torch.uint8), ignore_index=-1) == expected
-    if loss is balanced_segmentation_loss:
+    if loss is not patch_token_contrast_loss:
         with pytest.raises(ValueError, match=r"mask must hold ids in \[0, 4\) .* got 255"):
             loss(first, args["mask"].to(torch.uint8), ignore_index=-1)
     else:  # 255 is a label like any other

@@ -94,6 +94,29 @@ def small_cnn(image, state, blocks):
     return outputs
 
 
+def bilateral_features(image, directions, *, colour_scale, position_scale, stride):
+    """``directions`` (D / 2, 5) ~ N(0, 1); ``image`` (3, H, W), sides divisible; (D, h, w)."""
+    _, height, width = image.shape
+    h, w = height // stride, width // stride
+    out = torch.zeros(2 * len(directions), h, w, dtype=image.dtype)
+    for i in range(h):
+        for j in range(w):
+            z = []
+            for c in range(3):
+                total = 0.0
+                for di in range(stride):
+                    for dj in range(stride):
+                        total += float(image[c, i * stride + di, j * stride + dj])
+                z.append(total / stride**2 / colour_scale)
+            z.append((i + 0.5) / max(h, w) / position_scale)
+            z.append((j + 0.5) / max(h, w) / position_scale)
+            for d, direction in enumerate(directions.tolist()):
+                phase = sum(a * b for a, b in zip(direction, z, strict=True))
+                out[d, i, j] = math.cos(phase) / math.sqrt(len(directions))
+                out[len(directions) + d, i, j] = math.sin(phase) / math.sqrt(len(directions))
+    return out
+
+
 def unit(vector):
     norm = math.sqrt(sum(v * v for v in vector))
     return [v / norm for v in vector]

@@ -16,6 +16,11 @@ def balanced_segmentation(mask, ignore_index=255):
     return [background, foreground]
 
 
+def segmentation(mask, ignore_index=255):
+    """Pixels that have a label."""
+    return sum(c != ignore_index for grid in mask.tolist() for row in grid for c in row)
+
+
 def patch_token_contrast(mask, ignore_index=255):
     """Ordered pairs i != j of one image: of one label, of two labels."""
     positive = negative = 0

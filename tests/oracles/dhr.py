@@ -156,6 +156,7 @@ def rebalance_oracle(
     valid: Tensor | None = None,
     threshold: float = 0.8,
     size: Cell | None = None,
+    class_mass: str = "uniform",
     ignore_index: int = 255,
 ) -> tuple[Tensor, Tensor, Tensor, float, Tensor]:
     """One image, no refiner: mask, initial mask, heat-maps (K+1, h, w), the margins of both.
@@ -193,6 +194,7 @@ def rebalance_oracle(
     if not alive:
         return out, initial, heat, seed_margin, margin
 
+    mass = [sum(weights[c][y][x] for y, x in cells) if class_mass == "area" else 1.0 for c in alive]
     mean = {}
     maps = []
     for features in wss:
@@ -210,11 +212,15 @@ def rebalance_oracle(
         groups = groups_oracle(vectors, threshold=threshold, overlapping=False) if wss else []
         for group in groups:
             factors = factor_oracle(
-                [guide[i] for i in group], reg=0.1, num_iters=20, official=False
+                [guide[i] for i in group],
+                reg=0.1,
+                num_iters=20,
+                official=False,
+                mass=[mass[i] for i in group],
             )
             for i, factor in zip(group, factors, strict=True):
                 maps[i] = {cell: s * factor[cell] for cell, s in maps[i].items()}
-    factors = factor_oracle(maps, reg=0.1, num_iters=20, official=False)
+    factors = factor_oracle(maps, reg=0.1, num_iters=20, official=False, mass=mass)
     maps = [
         min_max({cell: s * factor[cell] for cell, s in scores.items()})
         for scores, factor in zip(maps, factors, strict=True)

@@ -199,3 +199,17 @@ def balanced_segmentation(logits, mask, ignore_index=255):
         if group:
             loss += 0.5 * sum(group) / len(group)
     return exact(loss)
+
+
+def segmentation(logits, mask, ignore_index=255):
+    """Mean CE over the pixels that have a label, or nothing."""
+    terms = []
+    for planes, grid in zip(logits.tolist(), mask.tolist(), strict=True):
+        H, W = len(grid), len(grid[0])
+        planes = [_upsample(p, H, W) for p in planes]
+        for i in range(H):
+            for j in range(W):
+                if grid[i][j] != ignore_index:
+                    scores = [p[i][j] for p in planes]
+                    terms.append(math.log(sum(math.exp(s) for s in scores)) - scores[grid[i][j]])
+    return exact(sum(terms) / len(terms) if terms else 0.0)

@@ -47,3 +47,51 @@ def winners(logits):
             scores = logits[:, i, j].tolist()
             out[i, j] = scores.index(max(scores))
     return out
+
+
+def dilated(x, weight, dilation=1, *, depthwise=False):
+    """A convolution that keeps the grid, zero beyond the border; or one kernel per channel."""
+    B, _, h, w = x.shape
+    out = torch.zeros(B, len(weight), h, w, dtype=torch.float64)
+    half = weight.shape[-1] // 2
+    for a in range(weight.shape[-2]):
+        for b in range(weight.shape[-1]):
+            for i in range(h):
+                for j in range(w):
+                    y, z = i + (a - half) * dilation, j + (b - half) * dilation
+                    if 0 <= y < h and 0 <= z < w:
+                        pixel, tap = x[:, :, y, z], weight[:, :, a, b]
+                        out[:, :, i, j] += pixel * tap[:, 0] if depthwise else pixel @ tap.T
+    return out
+
+
+def deeplab_v3_plus(low, high, state, rates):
+    """ASPP, its mixture, the join with the low-level map and the classifier; ``state`` as saved."""
+
+    def norm(x, name):
+        mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+        scale, shift = state[f"{name}.weight"], state[f"{name}.bias"]
+        out = torch.zeros_like(x)
+        for c in range(x.shape[1]):
+            out[:, c] = (x[:, c] - mean[c]) / (var[c] + 1e-5) ** 0.5 * scale[c] + shift[c]
+        return out.clamp_min(0)
+
+    def conv(x, name, dilation=1):
+        if f"{name}.0.weight" in state:
+            x = dilated(x, state[f"{name}.0.weight"], dilation, depthwise=True)
+            return dilated(x, state[f"{name}.1.weight"])
+        return dilated(x, state[f"{name}.weight"], dilation)
+
+    aspp = "decoder.aspp.0"
+    branches = [norm(conv(high, f"{aspp}.convs.0.0"), f"{aspp}.convs.0.1")]
+    for k, rate in enumerate(rates, start=1):
+        branches.append(norm(conv(high, f"{aspp}.convs.{k}.0", rate), f"{aspp}.convs.{k}.1"))
+    pooled = high.mean((2, 3), keepdim=True)
+    pooled = norm(conv(pooled, f"{aspp}.convs.4.1"), f"{aspp}.convs.4.2")
+    branches.append(pooled.expand(-1, -1, *high.shape[2:]))
+    x = norm(conv(torch.cat(branches, 1), f"{aspp}.project.0"), f"{aspp}.project.1")
+    x = norm(conv(x, "decoder.aspp.1"), "decoder.aspp.2")
+    x = resize(x, tuple(low.shape[2:]))
+    fine = norm(conv(low, "decoder.block1.0"), "decoder.block1.1")
+    x = norm(conv(torch.cat([x, fine], 1), "decoder.block2.0"), "decoder.block2.1")
+    return dilated(x, state["classifier.weight"])

@@ -16,11 +16,21 @@ def max_normalise_oracle(plane: Tensor, cells: list[tuple[int, int]]) -> dict:
 
 
 def plan_oracle(
-    similarity: list[dict], *, reg: float, num_iters: int, official: bool
+    similarity: list[dict],
+    *,
+    reg: float,
+    num_iters: int,
+    official: bool,
+    mass: list[float] | None = None,
 ) -> tuple[list[dict], int]:
-    """Scale exp((S - 1) / reg) to uniform masses: a dict of cells per class, and the iterations."""
+    """Scale exp((S - 1) / reg) to equal masses of the cells and the given ones of the classes.
+
+    A dict of cells per class, and the number of iterations; the classes' masses are equal by
+    default.
+    """
     cells = list(similarity[0])
     rows, columns = len(cells), len(similarity)
+    share = [1 / columns] * columns if mass is None else [m / sum(mass) for m in mass]
     kernel = [[math.exp((s[cell] - 1) / reg) for s in similarity] for cell in cells]
     r, c = [1.0] * rows, [1.0] * columns
     done = 0
@@ -28,7 +38,7 @@ def plan_oracle(
         done += 1
         before = r
         r = [1 / rows / sum(k * s for k, s in zip(kernel[m], c, strict=True)) for m in range(rows)]
-        c = [1 / columns / sum(kernel[m][n] * r[m] for m in range(rows)) for n in range(columns)]
+        c = [share[n] / sum(kernel[m][n] * r[m] for m in range(rows)) for n in range(columns)]
         change = sum(abs(new - old) for new, old in zip(r, before, strict=True)) / rows
         if official and change < 1e-2:
             break
@@ -39,12 +49,17 @@ def plan_oracle(
 
 
 def factor_oracle(
-    similarity: list[dict], *, reg: float, num_iters: int, official: bool
+    similarity: list[dict],
+    *,
+    reg: float,
+    num_iters: int,
+    official: bool,
+    mass: list[float] | None = None,
 ) -> list[dict]:
     """The plan of each class between 0 and 1; fewer than two classes: 1."""
     if len(similarity) < 2 or not similarity[0]:
         return [dict.fromkeys(s, 1.0) for s in similarity]
-    plan, _ = plan_oracle(similarity, reg=reg, num_iters=num_iters, official=official)
+    plan, _ = plan_oracle(similarity, reg=reg, num_iters=num_iters, official=official, mass=mass)
     factors = []
     for column in plan:
         low, high = min(column.values()), max(column.values())

@@ -64,6 +64,28 @@ def test_oracle_of_given_weights(seed, grid, batch):
     assert_close(pooled.weights, torch.tensor(totals, dtype=torch.float64))
 
 
+@covers("class_average_pool", "degenerate")
+def test_anything_may_stand_where_features_are_not_valid():
+    features, mask, valid = problem(10)
+    expected = class_average_pool(features, mask, num_classes=4, valid=valid)
+    odd = features.masked_fill(~valid.unsqueeze(1), torch.nan)
+    assert_same(class_average_pool(odd, mask, num_classes=4, valid=valid), expected)
+
+
+@covers("class_average_pool", "oracle", "gradcheck")
+@pytest.mark.parametrize("dim", [1, 4, 7])
+def test_slabs_of_channels_make_no_difference(dim, monkeypatch):
+    monkeypatch.setattr("wsss_blocks.pooling.class_average._SLAB", 24)
+    features, mask, _ = problem(9, dim=dim)
+    pooled = class_average_pool(features, mask, num_classes=4)
+    weights = oracle.patch_class_weights(mask.tolist(), (3, 4), 4, "area", None)
+    centroids, _ = oracle.class_average_pool(features.tolist(), weights)
+    assert_close(pooled.centroids, torch.tensor(centroids, dtype=torch.float64))
+    assert_gradcheck(
+        lambda f: class_average_pool(f, mask, num_classes=4).centroids, features.requires_grad_()
+    )
+
+
 @covers("class_average_pool", "properties")
 def test_weights_may_be_shared():
     features, mask, valid = problem(0, dtype=torch.float32)

@@ -179,6 +179,18 @@ def test_degenerate(assign):
     assert_same(out, torch.zeros(2, 3, 2, 3))
 
 
+@pytest.mark.parametrize("assign", ASSIGN)
+@pytest.mark.parametrize("ignored", [0, 1, 2, 200])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+@pytest.mark.parametrize("grid", [(3, 2), (4, 5)])
+def test_any_id_may_be_the_ignored_one(assign, ignored, dtype, grid):
+    mask, _ = problem(12, (6, 4), grid)
+    call = {"size": grid, "num_classes": 3, "assign": assign}
+    expected = patch_class_weights(mask.where(mask != ignored, 255), **call)
+    mask = mask.where(mask != 255, ignored).to(dtype)
+    assert_same(patch_class_weights(mask, ignore_index=ignored, **call), expected)
+
+
 def test_ignored_pixels_never_outvote_a_class():
     mask = torch.tensor([[[255, 255, 255, 2]]])
     for assign, expected in (("area", 0.25), ("majority", 1.0)):

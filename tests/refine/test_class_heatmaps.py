@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from contract import assert_close, assert_compiles, assert_gradcheck, assert_same, covers
@@ -69,9 +71,23 @@ def test_heatmap_gradients(normalize):
     )
 
 
+@covers("class_heatmaps", "oracle", "gradcheck")
+@pytest.mark.parametrize("dim", [1, 31, 35, 70])
+def test_slabs_of_channels_make_no_difference(dim, monkeypatch):
+    """Two channels at a time, and sums of sixteen times that; the last ones are short."""
+    monkeypatch.setattr(sys.modules["wsss_blocks.refine.class_heatmaps"], "_SLAB", 12)
+    features, centroids = problem(8, dim=dim, size=(2, 3))
+    out = class_heatmaps(features, centroids, normalize=False)
+    assert_close(out, class_heatmaps_oracle(features, centroids, None, normalize=False))
+    narrow = class_heatmaps(features.bfloat16(), centroids, normalize=False)
+    assert_close(narrow, out, dtype=torch.bfloat16)
+    if dim == 35:
+        assert_gradcheck(class_heatmaps, features.requires_grad_(), centroids.requires_grad_())
+
+
 @covers("class_heatmaps", "dtypes")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_heatmap_dtypes(dtype):
+def test_heatmap_dtypes(dtype, monkeypatch):
     features, centroids = problem(5, dtype=dtype)
     out = class_heatmaps(features, centroids)
     assert out.dtype == dtype
@@ -80,6 +96,9 @@ def test_heatmap_dtypes(dtype):
     with torch.autocast("cpu", torch.bfloat16):
         assert_same(class_heatmaps(features, centroids), out)
     assert class_heatmaps(features, centroids.double()).dtype == dtype
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # and without slabs
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(class_heatmaps(features, centroids), out)
 
 
 @covers("class_heatmaps", "compile")
@@ -104,6 +123,7 @@ def test_heatmaps_compile():
         ({"centroids": torch.rand(2, 3, 4, device="meta")}, ValueError, "centroids must be on"),
         ({"valid": torch.ones(2, 6, 5).bool()}, ValueError, "valid must have shape"),
         ({"valid": torch.ones(2, 5, 6)}, TypeError, "valid must be a bool"),
+        ({"valid": torch.ones(2, 5, 6, device="meta").bool()}, ValueError, "valid must be on"),
     ],
 )
 def test_heatmap_errors(change, error, match):

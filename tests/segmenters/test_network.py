@@ -196,3 +196,20 @@ def test_degenerate():
     module = network(num_classes=1, skip=1)
     assert module(images(size=(1, 1))).shape == (1, 1, 4, 4)
     assert torch.isfinite(module(torch.zeros(2, 3, 8, 8))).all()
+
+
+def test_cached_maps_stand_in_for_the_encoder():
+    network = SegmentationNetwork("mobilenet", num_classes=3, neck_dim=6, hidden_dim=4).eval()
+    images = torch.rand(2, 3, 48, 32)
+    for layers in ((), (4,)):
+        x, features = network.encode(images, layers=layers)
+        maps = network.frozen_maps(images, layers=layers)
+        assert maps.shape[1] == sum(network.encoder.layer_dims[i] for i in (*layers, 5))
+        again, cached = network.encode_cached(maps, layers=layers)
+        torch.testing.assert_close(again, x, rtol=0, atol=0)
+        torch.testing.assert_close(cached.feature_map, features.feature_map, rtol=0, atol=0)
+        assert list(cached.intermediates) == list(layers)
+        for layer in layers:
+            torch.testing.assert_close(cached.intermediates[layer], features.intermediates[layer])
+        assert cached.global_token.shape == (2, network.encoder.dim)
+        torch.testing.assert_close(network.decode(again, cached), network(images))

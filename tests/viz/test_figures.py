@@ -76,6 +76,18 @@ def test_texts_are_drawn_outside_the_images(tmp_path, texts):
         assert holds(written, color)
 
 
+def test_long_row_labels_do_not_run_into_each_other(tmp_path):
+    flat, long = torch.ones(3, 4, 32), "bannister, banister, balustrade, balusters, handrail"
+    for name, labels in (("alone", [long]), ("first", [long, "dog"]), ("none", ["", ""])):
+        rows = [[flat]] * len(labels)
+        figure_grid(rows, path=tmp_path / f"{name}.png", row_labels=labels, cell=32)
+    alone, first, none = (pixels(tmp_path / f"{n}.png") for n in ("alone", "first", "none"))
+    assert (alone[-1] == 255).all(), "text is cut off"
+    assert (first[: len(alone)] == alone).all(), "text is written over"
+    assert (first[len(alone) :] < 128).any(), "no ink"
+    assert len(none) < len(first) - 2 * 18, "room for no text"
+
+
 def test_a_long_legend_takes_several_lines(tmp_path):
     image, palette = torch.ones(3, 32, 64), voc_palette()
     legend = {f"class number {k}": palette[k].tolist() for k in range(1, 21)}

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wsss_blocks.backbones.bilateral import BilateralFeatures
     from wsss_blocks.backbones.create import create_encoder
     from wsss_blocks.backbones.create_text import create_text_bank
     from wsss_blocks.backbones.features import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from wsss_blocks.backbones.timm_vit import TimmViT
 
 __all__ = [
+    "BilateralFeatures",
     "Encoder",
     "Features",
     "OpenCLIPImageEncoder",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "BilateralFeatures": "bilateral",
     "Encoder": "features",
     "Features": "features",
     "OpenCLIPImageEncoder": "open_clip_image",

@@ -18,7 +18,8 @@ def load_weights_file(path: str | os.PathLike[str], model: nn.Module, *, name: s
     """Load ``path`` into ``model`` strictly, or say what is missing, unknown or of another shape.
 
     A dictionary under "model" or "state_dict" is unwrapped and "module." taken off, as timm does.
-    The classifier of a vision transformer is left out and its position embedding resampled.
+    The classifier of a vision transformer is left out and its position embedding resampled; the
+    counters of batch norms may be missing.
     """
     state = _read(path)
     if isinstance(model, VisionTransformer):
@@ -26,6 +27,9 @@ def load_weights_file(path: str | os.PathLike[str], model: nn.Module, *, name: s
         if "pos_embed" in state:
             state["pos_embed"] = _fitted(state["pos_embed"], model)
     own = model.state_dict()
+    # Files older than torch 0.4.1 lack the counters of batch norms, as torch itself tolerates.
+    counters = {key: own[key] for key in own if key.endswith(".num_batches_tracked")}
+    state = counters | state
     missing = [key for key in own if key not in state]
     unknown = [key for key in state if key not in own]
     if missing or unknown:

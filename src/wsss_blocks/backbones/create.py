@@ -2,6 +2,7 @@
 
 import os
 from difflib import get_close_matches
+from typing import Any
 
 import timm
 import torch
@@ -17,7 +18,13 @@ from wsss_blocks.backbones.timm_vit import TimmViT
 __all__ = ["create_encoder"]
 
 
-def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) -> nn.Module:
+def create_encoder(
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    output_stride: int | None = None,
+    frozen: bool | None = None,
+) -> nn.Module:
     """Build an image encoder under the contract :class:`wsss_blocks.backbones.Encoder`.
 
     Note:
@@ -33,14 +40,18 @@ def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) 
             frozen); otherwise the name of a timm ViT, to be fine-tuned but for its position
             embedding, or of a timm CNN, frozen, at stride 16.
         weights: None for random ones; ``"pretrained"`` for those that timm downloads; the path of
-            a file (``.pth``, ``.bin``, ``.safetensors``), also for ``"mobilenet"``.
+            a file (``.pth``, ``.bin``, ``.safetensors``), also for ``"mobilenet"``. torchvision's
+            files of its plain ResNets have timm's key names.
+        output_stride: 8, 16 or 32 for ``"mobilenet"`` and timm's CNNs; None is 16 there.
+        frozen: False to train those, batch norms included; None is True there.
 
     Returns:
         The encoder.
 
     Raises:
-        ValueError: an unknown name, or weights that this encoder cannot take; the file is named,
-            and what it lacks.
+        ValueError: an unknown name, an output stride that the network cannot have, either option
+            for an encoder that does not take it, or weights that it cannot take; the file is
+            named, and what it lacks.
         FileNotFoundError: there is no such file.
 
     Example:
@@ -53,6 +64,7 @@ def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) 
             raise ValueError(
                 f"weights must be None for {name!r}, which starts from scratch, got {weights!r}."
             )
+        _check_left_out(name, output_stride, frozen)
         return SmallCNN() if name == "small-cnn" else _small_vit()
     if name != "mobilenet" and ":" not in name and not timm.is_model(name):  # "hf-hub:..."
         near = ", ".join(repr(n) for n in get_close_matches(name, timm.list_models(), n=3))
@@ -67,20 +79,44 @@ def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) 
         raise FileNotFoundError(
             f"weights must be {choices} or a file for {name!r}, got {str(file)!r}: no such file."
         )
+    stride, freeze = 16 if output_stride is None else output_stride, frozen is not False
+    if stride not in (8, 16, 32):
+        raise ValueError(f"output_stride must be None, 8, 16 or 32, got {output_stride!r}.")
     if name == "mobilenet":
-        return TimmCNN(mobilenet_v1(output_stride=16, weights=file), frozen=True)
-    with torch.device("meta"):  # what it is, without its memory
-        is_vit = isinstance(timm.create_model(name), VisionTransformer)
+        return TimmCNN(mobilenet_v1(output_stride=stride, weights=file), frozen=freeze)
+    try:
+        with torch.device("meta"):  # what it is, without its memory
+            is_vit = isinstance(timm.create_model(name), VisionTransformer)
+    except RuntimeError as error:
+        raise ValueError(f"name must be one that timm can build, got {name!r}: {error}") from error
     if is_vit:
+        _check_left_out(name, output_stride, frozen)
         vit = TimmViT(name, pretrained=download, freeze_pos_embed=True)
         if file is not None:
             load_weights_file(file, vit.model, name=name)
         return vit
-    if file is None:
-        return TimmCNN(name, pretrained=download, output_stride=16, frozen=True)
-    cnn = timm.create_model(name, output_stride=16)  # with the classifier that the file has, too
-    load_weights_file(file, cnn, name=name)
-    return TimmCNN(cnn, frozen=True)
+    cnn = _dilated(name, stride, download)  # with the classifier that a file has, too
+    if file is not None:
+        load_weights_file(file, cnn, name=name)
+    return TimmCNN(cnn, output_stride=stride, frozen=freeze)
+
+
+def _check_left_out(name: str, output_stride: int | None, frozen: bool | None) -> None:
+    if output_stride is not None or frozen is not None:
+        raise ValueError(
+            f"output_stride and frozen must be None for {name!r}, which is no CNN of timm, "
+            f"got {output_stride!r} and {frozen!r}."
+        )
+
+
+def _dilated(name: str, output_stride: int, download: bool) -> nn.Module:
+    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    try:
+        return timm.create_model(name, download, **options)
+    except (AssertionError, TypeError) as error:  # what networks without dilation raise
+        raise ValueError(
+            f"output_stride must be 32 for {name!r}, which cannot dilate, got {output_stride}."
+        ) from error
 
 
 def _small_vit() -> TimmViT:

@@ -6,45 +6,59 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wsss_blocks.cli.config import load_config, parse_config, save_config
     from wsss_blocks.cli.evaluate import MaskFiles, evaluate_files
+    from wsss_blocks.cli.features import frozen_features
     from wsss_blocks.cli.loop import Checkpoints, TrainingSteps
+    from wsss_blocks.cli.made_masks import with_masks, write_train_masks
     from wsss_blocks.cli.page import Picture, write_page
+    from wsss_blocks.cli.rebalancing import RebalancedCase, draw_rebalancing
     from wsss_blocks.cli.recipe import describe_recipe
     from wsss_blocks.cli.report import evaluate_system
     from wsss_blocks.cli.run import RunConfig, open_data, open_splits, run_segmenter, start_run
     from wsss_blocks.cli.segment import segment_files
     from wsss_blocks.cli.similarity import draw_similarity
+    from wsss_blocks.cli.train_masks import score_train_masks
 
 __all__ = [
     "Checkpoints",
     "MaskFiles",
     "Picture",
+    "RebalancedCase",
     "RunConfig",
     "TrainingSteps",
     "describe_recipe",
+    "draw_rebalancing",
     "draw_similarity",
     "evaluate_files",
     "evaluate_system",
+    "frozen_features",
     "load_config",
     "open_data",
     "open_splits",
     "parse_config",
     "run_segmenter",
     "save_config",
+    "score_train_masks",
     "segment_files",
     "start_run",
+    "with_masks",
     "write_page",
+    "write_train_masks",
 ]
 
 _HOMES = {
     "config": ("load_config", "parse_config", "save_config"),
     "evaluate": ("MaskFiles", "evaluate_files"),
+    "features": ("frozen_features",),
     "loop": ("Checkpoints", "TrainingSteps"),
+    "made_masks": ("with_masks", "write_train_masks"),
     "page": ("Picture", "write_page"),
+    "rebalancing": ("RebalancedCase", "draw_rebalancing"),
     "recipe": ("describe_recipe",),
     "report": ("evaluate_system",),
     "run": ("RunConfig", "open_data", "open_splits", "run_segmenter", "start_run"),
     "segment": ("segment_files",),
     "similarity": ("draw_similarity",),
+    "train_masks": ("score_train_masks",),
 }
 
 

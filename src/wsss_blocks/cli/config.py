@@ -20,7 +20,8 @@ def parse_config(
 ) -> ConfigT:
     """Read a command line: ``--preset`` chooses the values that the other options override.
 
-    Without ``--preset`` the one named like ``--data`` is taken, and without that the first.
+    Without ``--preset`` the one named like ``--data`` is taken, or else the first one for that
+    data; with neither option, the first of all.
 
     Args:
         presets: dataclass instances of one type, with fields ``data`` and ``preset``.
@@ -51,7 +52,8 @@ def parse_config(
     early.add_argument("--data", default=next(iter(presets)))
     early.add_argument("--preset")
     known, _ = early.parse_known_args(args)
-    name = known.preset or known.data
+    like = [name for name, preset in presets.items() if getattr(preset, "data", "") == known.data]
+    name = known.preset or (known.data if known.data in presets else (*like, known.data)[0])
     if name not in presets:
         early.error(f"--preset must be one of {', '.join(presets)}, got {name}.")
     config: ConfigT = tyro.cli(

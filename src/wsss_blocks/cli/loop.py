@@ -11,7 +11,7 @@ from torch import Tensor
 from wsss_blocks._optional import require
 from wsss_blocks.cli.run import RunConfig
 from wsss_blocks.data import Resize, compute_maps, step_loader, training_transform
-from wsss_blocks.data.sample import SampleSource
+from wsss_blocks.data.sample import SampleSource, Transform
 from wsss_blocks.distributed import rank, sum_over_ranks, world_size
 from wsss_blocks.segmenters import Segmenter
 from wsss_blocks.training import Stateful, load_run_state, save_run_state
@@ -23,8 +23,9 @@ class TrainingSteps:
     """Iterate over ``(step, micro-batches)``, from 1 to ``cfg.steps``, with a progress bar.
 
     The micro-batches of a step are ``cfg.accumulate`` dictionaries with ``image``, ``labels``,
-    ``box`` and what ``cache`` made, on the device of the accelerator. They depend on seed
-    and step alone.
+    ``box``, each map by its name and where it shows the image as ``NAME_valid``, and, if the
+    samples have one, ``pseudo_mask``, on the device of the accelerator. They depend on seed and
+    step alone.
 
     Args:
         cfg: of the run.
@@ -33,6 +34,14 @@ class TrainingSteps:
         start: number of steps that are done.
         cache: name -> what a frozen network makes of images ``(1, 3, size, size)``: it runs once
             over all of them now, and its maps follow the mirroring and cropping of each image.
+        maps: name -> a map of each image, which follows likewise; see
+            :class:`~wsss_blocks.data.WithMaps`.
+        map_sizes: name -> grid over the crop, for maps that differ in size.
+        transform: augmentation; None makes that of ``cfg``.
+
+    Raises:
+        ValueError: ``maps`` and ``cache`` share a name, a name has not one map per image, or
+            ``map_sizes`` names no map.
 
     Example:
         >>> from wsss_blocks.cli import open_data, start_run
@@ -53,13 +62,19 @@ class TrainingSteps:
         *,
         start: int = 0,
         cache: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({}),
+        maps: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
+        map_sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        transform: Transform | None = None,
     ) -> None:
+        if both := maps.keys() & cache.keys():
+            raise ValueError(f"maps must not have names of cache, got {sorted(both)}.")
         self.cfg, self.accelerator, self.start, self.step = cfg, accelerator, start, start
-        transform = training_transform(
-            cfg.size, scale=cfg.scale, flip=cfg.flip, colour=cfg.colour, square=cfg.square
-        )
+        if transform is None:
+            transform = training_transform(
+                cfg.size, scale=cfg.scale, flip=cfg.flip, colour=cfg.colour, square=cfg.square
+            )
         whole, device = Resize((cfg.size, cfg.size)), accelerator.device
-        maps = {name: compute_maps(fn, dataset, whole, device=device) for name, fn in cache.items()}
+        made = {name: compute_maps(fn, dataset, whole, device=device) for name, fn in cache.items()}
         self.loader = step_loader(
             dataset,
             transform,
@@ -68,7 +83,8 @@ class TrainingSteps:
             start=start * cfg.accumulate,
             seed=cfg.seed,
             workers=cfg.workers,
-            maps=maps or None,
+            maps={**maps, **made},
+            map_sizes=map_sizes,
         )
         progress = require("tqdm", extra="examples", what="an example")
         quiet = not accelerator.is_main_process
@@ -105,7 +121,9 @@ class TrainingSteps:
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
 
     def _moved(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        found = {key: batch[key] for key in ("image", "labels", "box")} | batch.get("maps", {})
+        keys = ("image", "labels", "box", "pseudo_mask")
+        found = {key: batch[key] for key in keys if key in batch} | batch.get("maps", {})
+        found |= {f"{name}_valid": where for name, where in batch.get("valid", {}).items()}
         return {key: value.to(self.accelerator.device) for key, value in found.items()}
 
 

@@ -32,12 +32,12 @@ def score_behind_crf(
     *,
     maps_protocols: Mapping[str, EvaluationProtocol],
     protocol: EvaluationProtocol,
+    crf: DenseCRF | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, Score]:
-    """Score class maps and decoder behind the dense CRF with DeepLab's constants.
+    """Score class maps and decoder behind a dense CRF.
 
-    These are the constants that ToCo uses at test time. A decoder with several views is also scored
-    with one.
+    A decoder with several views is also scored with one.
 
     Args:
         class_maps: images ``(1, 3, H, W)`` -> raw maps ``(1, K, h, w)`` by name.
@@ -45,13 +45,14 @@ def score_behind_crf(
         val: scored, with masks.
         maps_protocols: of the maps before refinement by name, with their thresholds.
         protocol: of the decoder.
+        crf: None takes DeepLab's constants, which ToCo uses at test time.
         device: where the functions want their arguments.
 
     Returns:
         ``NAME_crf_miou`` for each map, ``seg_crf_miou`` and, for a
         :class:`~wsss_blocks.segmenters.Segmenter` with scales or mirror images, ``seg_raw_miou``.
     """
-    crf = DenseCRF.preset("deeplab")
+    crf = crf or DenseCRF.preset("deeplab")
     on = {"device": device}
     behind = score_refined_maps(class_maps, crf, val, protocols=maps_protocols, **on)
     found = {f"{name}_crf_miou": score for name, score in behind.items()}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from wsss_blocks.cam import normalize_cam, scale_box
 from wsss_blocks.cli.page import Picture
 from wsss_blocks.cli.refined import Refine, score_behind_crf
 from wsss_blocks.cli.split_report import write_split_report
+from wsss_blocks.cli.train_masks import score_train_masks
 from wsss_blocks.data import WeakDataset, voc_palette
-from wsss_blocks.distributed import rank, sum_over_ranks
+from wsss_blocks.distributed import rank
 from wsss_blocks.metrics import (
     EvaluationProtocol,
     SplitScores,
@@ -27,7 +29,7 @@ from wsss_blocks.metrics import (
     score_maps,
     write_metrics,
 )
-from wsss_blocks.refine import Refiner, add_background
+from wsss_blocks.refine import DenseCRF, Refiner, add_background
 from wsss_blocks.viz import curve_figure, segmentation_figure
 
 __all__ = ["evaluate_system"]
@@ -37,7 +39,7 @@ def evaluate_system(
     output: Path,
     *,
     class_maps: Callable[[Tensor], Mapping[str, Tensor]],
-    pseudo_label: Callable[[Tensor, Tensor, Tensor], Tensor],
+    pseudo_label: Callable[[Tensor, Tensor, Tensor], Tensor] | None,
     logits: Callable[[Tensor], Tensor] | None,
     val: WeakDataset,
     train: WeakDataset | None,
@@ -45,6 +47,8 @@ def evaluate_system(
     maps_protocol: EvaluationProtocol | None = None,
     refiner: Refiner,
     refine: Refine = "par",
+    crf: DenseCRF | None = None,
+    masks: Mapping[str, Callable[[Mapping[str, Any]], Tensor]] = MappingProxyType({}),
     size: int | None = None,
     figure_images: int = 8,
     device: torch.device | str = "cpu",
@@ -54,12 +58,12 @@ def evaluate_system(
     """Score class maps, pseudo-labels and decoder of a weakly supervised system; draw them.
 
     Results, as mIoU: each class map ``NAME_miou`` and after refinement ``NAME_par_miou``, with
-    image labels and the threshold that is best on training images; ``pseudo_label_miou`` on those
-    training images, of the pixels that were decided (their share is ``pseudo_label_decided``);
-    ``seg_miou`` of the decoder, without image labels. With ``refine="crf"``, instead of
+    image labels and the threshold that is best on training images; ``pseudo_label_miou`` and what
+    else :func:`score_train_masks` says of the pseudo-labels of those training images, and of
+    ``masks``; ``seg_miou`` of the decoder, without image labels. With ``refine="crf"``, instead of
     ``NAME_par_miou``: ``NAME_crf_miou`` behind a dense CRF at the size of the image, with that
     threshold as the background's score; ``seg_raw_miou`` of one view, where ``logits`` takes more;
-    ``seg_crf_miou`` of all views and a CRF. Its constants, DeepLab's, stand in the protocol.
+    ``seg_crf_miou`` of all views and a CRF. Its constants stand in the protocol.
 
     ``metrics.json`` gets the results in per cent, with the protocol of each, and ``figures/`` a
     grid of validation images and the threshold curves. ``report.html`` shows the scores of the
@@ -70,7 +74,8 @@ def evaluate_system(
         output: folder.
         class_maps: images ``(1, 3, H, W)`` -> raw maps ``(1, K, h, w)`` by name; the first is
             drawn.
-        pseudo_label: images, labels ``(1, K)``, box ``(1, 4)`` -> ids ``(1, H, W)``.
+        pseudo_label: images, labels ``(1, K)``, box ``(1, 4)`` -> ids ``(1, H, W)``; None where
+            pseudo-labels need more than that: see ``masks``.
         logits: images -> ``(1, K+1, h, w)``, as a :class:`~wsss_blocks.segmenters.Segmenter`;
             None where there is no decoder yet.
         val: scored, with masks if there are any.
@@ -80,6 +85,8 @@ def evaluate_system(
         maps_protocol: of class maps and pseudo-labels, if their views differ.
         refiner: that of the pseudo-labels; with ``refine="par"`` class maps are scored behind it.
         refine: ``"none"``, ``"par"`` or ``"crf"``.
+        crf: for ``refine="crf"``; None takes DeepLab's constants, as ToCo does.
+        masks: name -> sample of a training image -> ids ``(H, W)``.
         size: side of the square that ``class_maps`` and ``pseudo_label`` see; None gives them the
             image as it is, which ``logits`` always gets.
         figure_images: how many validation images are drawn.
@@ -93,7 +100,6 @@ def evaluate_system(
     started = time.perf_counter()
     classes, names = len(val.names) + 1, ("background", *val.names)
     chosen_on = train if train is not None and "mask" in train[0] else None
-    labelled = torch.zeros((), dtype=torch.int64, device=device)
     maps_protocol = replace(maps_protocol or protocol, labels_used=True)
 
     def fit(images: Tensor) -> Tensor:
@@ -110,15 +116,12 @@ def evaluate_system(
         return found
 
     def decided(sample: Mapping[str, Any]) -> Tensor:
+        assert pseudo_label is not None
         images = sample["image"][None].to(device)
         fitted, box = fit(images), sample["box"][None].to(device)
         box = scale_box(box, image_size=_size(images), size=_size(fitted))
         ids = pseudo_label(fitted, sample["labels"][None].to(device), box)
         return F.interpolate(ids[None].float(), size=_size(images), mode="nearest")[0, 0].long()
-
-    def decided_and_counted(sample: Mapping[str, Any]) -> Tensor:
-        labelled.add_((sample["mask"] != 255).sum().to(device))
-        return decided(sample)
 
     def segmented(sample: Mapping[str, Any]) -> Tensor:
         assert logits is not None
@@ -129,7 +132,7 @@ def evaluate_system(
         _draw(
             output / "figures" / "segmentation.png", val, names, figure_images,
             maps=lambda s: next(iter(class_maps(fit(s["image"][None].to(device))).values()))[0],
-            pseudo=decided, prediction=segmented if logits else None,
+            pseudo=decided if pseudo_label else None, prediction=segmented if logits else None,
         )  # fmt: skip
 
     if "mask" not in val[0]:
@@ -149,17 +152,11 @@ def evaluate_system(
     plain = replace(protocol, threshold=None, threshold_source=None, refiner="none")
     details: dict[str, SplitScores] = {}
     if chosen_on is not None:
-        evaluator = evaluate_masks(decided_and_counted, chosen_on, num_classes=classes, names=names)
-        results["pseudo_label_miou"] = evaluator.compute().miou
-        on_train = replace(
-            maps_protocol, threshold=None, threshold_source=None, refiner=str(refiner),
-            split=f"train (first {len(chosen_on)}), decided pixels", num_images=len(chosen_on),
-        )  # fmt: skip
-        protocols["pseudo_label_miou"] = on_train
-        results["pseudo_label_decided"] = int(evaluator.regions.counts.sum()) / int(
-            sum_over_ranks(labelled)
-        )
-        protocols["pseudo_label_decided"] = on_train
+        if pseudo_label is not None:
+            masks = {"pseudo_label": decided, **masks}
+        by_refiner = replace(maps_protocol, refiner=str(refiner))
+        found = score_train_masks(masks, chosen_on, protocol=by_refiner)
+        results, protocols = results | found[0], protocols | found[1]
     if logits is not None:
         scores = evaluate_masks(segmented, val, num_classes=classes, names=names).compute()
         results["seg_miou"], details["seg"] = scores.miou, scores
@@ -167,7 +164,7 @@ def evaluate_system(
     if refine == "crf":
         behind = score_behind_crf(
             lambda images: class_maps(fit(images)), logits, val, maps_protocols=scored.protocol,
-            protocol=replace(plain, labels_used=False), device=device,
+            protocol=replace(plain, labels_used=False), crf=crf, device=device,
         )  # fmt: skip
         results |= {name: scores.miou for name, (scores, _) in behind.items()}
         protocols |= {name: found for name, (_, found) in behind.items()}
@@ -228,7 +225,7 @@ def _draw(
     count: int,
     *,
     maps: Callable[[Mapping[str, Any]], Tensor],
-    pseudo: Callable[[Mapping[str, Any]], Tensor],
+    pseudo: Callable[[Mapping[str, Any]], Tensor] | None,
     prediction: Callable[[Mapping[str, Any]], Tensor] | None,
 ) -> None:
     stride = max(1, len(val) // count)
@@ -240,7 +237,7 @@ def _draw(
             path=path,
             names=names,
             cam=[maps(s).cpu() for s in samples],
-            pseudo_label=[pseudo(s).cpu() for s in samples],
+            pseudo_label=None if pseudo is None else [pseudo(s).cpu() for s in samples],
             prediction=None if prediction is None else [prediction(s).cpu() for s in samples],
             truth=[s["mask"] for s in samples] if "mask" in samples[0] else None,
         )

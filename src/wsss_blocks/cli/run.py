@@ -1,11 +1,11 @@
 """What every training example can be told, and how its process starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from wsss_blocks._optional import require
-from wsss_blocks.backbones import TextBank
 from wsss_blocks.data import (
     CLASS_TABLES,
     UsableImages,
@@ -15,7 +15,7 @@ from wsss_blocks.data import (
 )
 from wsss_blocks.distributed import rank
 from wsss_blocks.metrics import EvaluationProtocol
-from wsss_blocks.segmenters import SegmentationNetwork, Segmenter
+from wsss_blocks.segmenters import DeepLabV3PlusNetwork, SegmentationNetwork, Segmenter
 
 __all__ = ["RunConfig", "open_data", "open_splits", "run_segmenter", "start_run"]
 
@@ -32,9 +32,11 @@ class RunConfig:
         0
     """
 
-    data: Literal["scenes", "voc", "coco", "folder"] = "scenes"
+    data: Literal[
+        "scenes", "scenes-hard", "voc", "coco", "context", "ade20k", "coco-stuff", "folder"
+    ] = "scenes"
     preset: str = "scenes"  # named hyper-parameters, by default those named like the data
-    root: Path | None = None  # voc: the VOCdevkit; coco: train2014/ and so on; folder: the images
+    root: Path | None = None  # of the data, as :func:`wsss_blocks.data.open_dataset` wants it
     labels: Path | None = None  # file of image labels; None: the data set's own
     split: str = "train"  # id list of VOC's training images; the papers' is train_aug
     strict: bool = False  # images that cannot be used end the run; else they are left out
@@ -146,23 +148,29 @@ def open_splits(cfg: RunConfig) -> tuple[UsableImages, ...]:
 
 
 def run_segmenter(
-    cfg: RunConfig, network: SegmentationNetwork, bank: TextBank, *, num_images: int = 0
+    cfg: RunConfig,
+    network: SegmentationNetwork | DeepLabV3PlusNetwork,
+    names: Sequence[str],
+    *,
+    text: str | None = None,
+    num_images: int = 0,
 ) -> Segmenter:
     """Bind a run's network to its class names and to the protocol it is evaluated with.
 
     Args:
         cfg: of the run.
         network: what was trained.
-        bank: gives the class names, and the source of the texts it was trained with.
+        names: of the classes, without background.
+        text: source of the texts that it was trained with, None without.
         num_images: how many validation images are scored, 0 for a network that was not.
 
     Returns:
         The segmenter; its protocol has no threshold and uses no image labels.
 
     Example:
-        >>> bank = TextBank.stand_in(["cat", "dog"], dim=8, seed=0)
         >>> network = SegmentationNetwork(num_classes=3, hidden_dim=8)
-        >>> run_segmenter(RunConfig(eval_size=384), network, bank).protocol.size_policy
+        >>> cfg = RunConfig(eval_size=384)
+        >>> run_segmenter(cfg, network, ["cat", "dog"]).protocol.size_policy
         '384 square'
     """
     protocol = EvaluationProtocol(
@@ -175,10 +183,10 @@ def run_segmenter(
         scale_reduce=cfg.eval_fuse[1],
         refiner="none",
         labels_used=False,
-        text=bank.source,
+        text=text,
         size_policy=f"{cfg.eval_size} square" if cfg.eval_size else "resize",
     )
-    return Segmenter(network, names=bank.names, protocol=protocol, size=cfg.eval_size)
+    return Segmenter(network, names=names, protocol=protocol, size=cfg.eval_size)
 
 
 def start_run(cfg: RunConfig) -> Any:

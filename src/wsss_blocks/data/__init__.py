@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsss_blocks.data.ade20k import ADE20K
-    from wsss_blocks.data.cause import read_cause_features
+    from wsss_blocks.data.cause import SavedFeatures, read_cause_features
     from wsss_blocks.data.class_maps import ClassMaps, read_class_maps, write_class_maps
     from wsss_blocks.data.classes import CLASS_TABLES, ClassTable, check_split_size, class_table
     from wsss_blocks.data.coco import COCO
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         GaussianBlur,
         RandomGrayscale,
     )
+    from wsss_blocks.data.pseudo_masks import WithPseudoMasks
     from wsss_blocks.data.recipe import training_transform
     from wsss_blocks.data.sample import Sample as Sample
     from wsss_blocks.data.sample import Transform as Transform
@@ -95,6 +96,7 @@ __all__ = [
     "RandomResizedCrop",
     "RandomScale",
     "Resize",
+    "SavedFeatures",
     "Scenes",
     "SplitCounts",
     "StepSampler",
@@ -103,6 +105,7 @@ __all__ = [
     "WeakDataset",
     "WeakLabels",
     "WithMaps",
+    "WithPseudoMasks",
     "build_coco_masks",
     "build_voc_aug",
     "check_split_size",
@@ -130,7 +133,7 @@ __all__ = [
 
 _HOMES = {
     "ade20k": ("ADE20K",),
-    "cause": ("read_cause_features",),
+    "cause": ("SavedFeatures", "read_cause_features"),
     "class_maps": ("ClassMaps", "read_class_maps", "write_class_maps"),
     "classes": ("CLASS_TABLES", "ClassTable", "check_split_size", "class_table"),
     "coco": ("COCO",),
@@ -151,6 +154,7 @@ _HOMES = {
     "opening": ("WeakDataset", "open_dataset"),
     "pascal_context": ("PascalContext",),
     "photometric": ("ChannelPermutation", "ColorJitter", "GaussianBlur", "RandomGrayscale"),
+    "pseudo_masks": ("WithPseudoMasks",),
     "recipe": ("training_transform",),
     "sample": ("Sample", "Transform", "collate", "new_sample"),
     "sampling": ("Augmented", "StepSampler"),

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -47,7 +48,8 @@ class Grid(NamedTuple):
 
 def weight_of(module: nn.Module) -> Tensor:
     """Return a tensor with the dtype and the device that images need."""
-    return next(module.parameters(), torch.zeros(()))
+    tensors = chain(module.parameters(), module.buffers())  # some encoders have buffers alone
+    return next((x for x in tensors if x.is_floating_point()), torch.zeros(()))
 
 
 def probe(encoder: Encoder, module: nn.Module, layer: int | None) -> Grid:

@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,56 @@ import torch
 from torch import Tensor
 
 from wsss_blocks._validate import check_finite
+from wsss_blocks.data.maps import MapFiles
 
-__all__ = ["read_cause_features"]
+__all__ = ["SavedFeatures", "read_cause_features"]
+
+_KINDS = (".npy", ".npz", ".pt")
+
+
+class SavedFeatures:
+    """Read features that others saved, one file per image, as :class:`FeatureCache` reads its own.
+
+    Args:
+        folder: holds ``ID.npy``, ``ID.npz`` or ``ID.pt`` for :func:`read_cause_features`.
+
+    Raises:
+        FileNotFoundError: no such folder; on reading, no file of an image.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/a.npy", np.zeros((90, 6, 8), np.float16))
+        ...     SavedFeatures(folder)["a"].shape
+        torch.Size([90, 6, 8])
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"no folder of features at {self.folder}.")
+
+    def __getitem__(self, image: str) -> Tensor:
+        """Return the features ``(D, h, w)`` of the image with this id."""
+        return read_cause_features(self._file(image))
+
+    def maps(self, ids: Iterable[str]) -> MapFiles:
+        """Return the features of images as a sequence for :class:`WithMaps`.
+
+        Raises:
+            FileNotFoundError: an image has no file.
+        """
+        ids = list(ids)
+        for image in ids:
+            self._file(image)
+        return MapFiles(self.__getitem__, ids)
+
+    def _file(self, image: str) -> Path:
+        for kind in _KINDS:
+            path = self.folder / f"{image}{kind}"
+            if path.is_file():
+                return path
+        raise FileNotFoundError(f"no features {image}{{{','.join(_KINDS)}}} in {self.folder}.")
 
 
 def read_cause_features(path: str | Path) -> Tensor:
@@ -44,7 +93,7 @@ def read_cause_features(path: str | Path) -> Tensor:
         torch.Size([90, 6, 8])
     """
     path = Path(path)
-    if path.suffix not in (".npy", ".npz", ".pt"):
+    if path.suffix not in _KINDS:
         raise ValueError(f"path must end in .npy, .npz or .pt, got {path}.")
     if not path.is_file():
         raise FileNotFoundError(f"no features at {path}.")

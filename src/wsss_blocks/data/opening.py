@@ -49,7 +49,15 @@ OFFICIAL: dict[str, Callable[..., WeakDataset]] = {
 
 def open_dataset(
     kind: Literal[
-        "scenes", "voc", "coco", "context", "ade20k", "coco-stuff", "coco-object", "folder"
+        "scenes",
+        "scenes-hard",
+        "voc",
+        "coco",
+        "context",
+        "ade20k",
+        "coco-stuff",
+        "coco-object",
+        "folder",
     ],
     split: str,
     *,
@@ -60,7 +68,8 @@ def open_dataset(
 ) -> WeakDataset:
     """Open one split of a data set, for training (no mask is read) or for evaluation.
 
-    ``"scenes"`` needs no root. ``"voc"`` takes the VOCdevkit, and a split that names an id list;
+    ``"scenes"`` needs no root, nor does ``"scenes-hard"``, with more and smaller digits and more
+    distractors. ``"voc"`` takes the VOCdevkit, and a split that names an id list;
     labels come from the XML files. ``"coco"`` takes the folder around the images and
     ``annotations``. ``"context"``, ``"ade20k"``, ``"coco-stuff"`` and ``"coco-object"`` take the
     root of :class:`~wsss_blocks.data.PascalContext`, :class:`~wsss_blocks.data.ADE20K`,
@@ -95,12 +104,16 @@ def open_dataset(
         >>> len(scenes), scenes.names[:2], "mask" in scenes[0]
         (200, ('zero', 'one'), True)
     """
-    check_choice("kind", kind, ("scenes", *OFFICIAL, "folder"))
-    if kind == "scenes":
+    check_choice("kind", kind, ("scenes", "scenes-hard", *OFFICIAL, "folder"))
+    if kind in ("scenes", "scenes-hard"):
         check_choice("split", split, ("train", "val"))
         if labels is not None:
-            raise ValueError(f"labels must be None for 'scenes' data, got {labels}.")
-        return Scenes("train" if split == "train" else "val", with_masks=with_masks)
+            raise ValueError(f"labels must be None for {kind!r} data, got {labels}.")
+        return Scenes(
+            "train" if split == "train" else "val",
+            hard=kind == "scenes-hard",
+            with_masks=with_masks,
+        )
     if root is None:
         raise ValueError(f"root must be given for {kind!r} data, got None.")
     if kind != "folder":

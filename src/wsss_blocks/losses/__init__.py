@@ -21,6 +21,11 @@ from wsss_blocks.losses.patch_token_contrast import (
     PatchTokenContrastLoss,
     patch_token_contrast_loss,
 )
+from wsss_blocks.losses.segmentation import (
+    SegmentationLoss,
+    segmentation_counts,
+    segmentation_loss,
+)
 from wsss_blocks.losses.soft_margin import MultiLabelSoftMarginLoss, multi_label_soft_margin_loss
 
 __all__ = [
@@ -31,6 +36,7 @@ __all__ = [
     "GlobalImplicitAlignmentLoss",
     "MultiLabelSoftMarginLoss",
     "PatchTokenContrastLoss",
+    "SegmentationLoss",
     "affinity_counts",
     "affinity_loss",
     "balanced_segmentation_counts",
@@ -43,4 +49,6 @@ __all__ = [
     "multi_label_soft_margin_loss",
     "patch_token_contrast_counts",
     "patch_token_contrast_loss",
+    "segmentation_counts",
+    "segmentation_loss",
 ]

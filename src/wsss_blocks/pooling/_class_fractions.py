@@ -28,20 +28,20 @@ def class_fractions(
         if num_classes < 256 and largest_byte(mask) is not None
         else mask.long()
     )
-    keep = (mask >= 0) & (mask < num_classes)
+    ids = mask if mask.dtype == torch.uint8 else mask.where(mask >= 0, num_classes)
+    ids = ids.clamp_max(num_classes)  # of pixels that count for nothing
     if 0 <= ignore_index < num_classes:
-        keep &= mask != ignore_index
+        ids = ids.masked_fill(mask == ignore_index, num_classes)
     if assign == "nearest":
-        ids = mask.where(keep, 0)
         rows = _centres(mask.shape[1], size[0], mask.device).unsqueeze(1)
         columns = _centres(mask.shape[2], size[1], mask.device)
         classes = torch.arange(num_classes, device=mask.device).view(-1, 1, 1)
-        ids, keep = ids[:, None, rows, columns], keep[:, None, rows, columns]
-        return ((ids == classes) & keep).to(dtype)
+        return (ids[:, None, rows, columns] == classes).to(dtype)
     if mask.shape[1] % size[0] == 0 and mask.shape[2] % size[1] == 0:
-        areas = _votes(mask.where(keep, num_classes), size=size, num_classes=num_classes)
+        areas = _votes(ids, size=size, num_classes=num_classes)
     else:
-        areas = _areas(mask.where(keep, 0).long(), keep, size=size, num_classes=num_classes)
+        keep = ids < num_classes
+        areas = _areas(ids.where(keep, 0).long(), keep, size=size, num_classes=num_classes)
     if assign == "area":
         return areas.to(dtype) / (mask.shape[1] * mask.shape[2])
     classes = torch.arange(num_classes, dtype=torch.int32, device=mask.device).view(-1, 1, 1)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wsss_blocks._numerics import at_least_float32
 from wsss_blocks._validate import (
     check_finite,
     check_int,
@@ -21,7 +20,9 @@ from ._class_fractions import Assign, class_fractions
 from ._maps import check_maps
 from .class_weights import check_settings
 
-__all__ = ["ClassAveragePool", "ClassCentroids", "class_average_pool"]
+__all__ = ["ClassAveragePool", "ClassCentroids", "class_average_pool", "weighted_means"]
+
+_SLAB = 2**20  # numbers of an image at a time
 
 
 class ClassCentroids(NamedTuple):
@@ -92,26 +93,42 @@ def class_average_pool(
     check_tensor("mask", mask)
     check_same_device("mask", mask, "features", features)
     batch, _, h, w = features.shape
-    values = at_least_float32(features)
+    dtype = torch.promote_types(features.dtype, torch.float32)
     if mask.is_floating_point():
         check_shape("mask", mask, "B C h w", B=batch, C=num_classes, h=h, w=w)
         check_finite("mask", mask)
         check_non_negative("mask", mask)
-        weights = mask.to(values.dtype)
+        weights = mask.to(dtype)
     else:
         check_shape("mask", mask, "B H W", B=batch)
         check_integer("mask", mask)
         check_mask_values("mask", mask, num_classes=num_classes, ignore_index=ignore_index)
-        weights = class_fractions(mask, (h, w), num_classes, assign, ignore_index, values.dtype)
+        weights = class_fractions(mask, (h, w), num_classes, assign, ignore_index, dtype)
     if valid is not None:
         inside = valid.unsqueeze(1)
-        weights, values = weights * inside, values.where(inside, 0)
+        weights, features = weights * inside, features.where(inside, 0)
+    found = weighted_means(features, weights)
+    return ClassCentroids(found.centroids.to(features.dtype), found.weights)
+
+
+def weighted_means(features: Tensor, weights: Tensor) -> ClassCentroids:
+    """Average ``(B, D, h, w)`` by weights ``(B, C, h, w)``, all checked, in at least float32."""
+    weights = weights.to(torch.promote_types(features.dtype, torch.float32))
     total = weights.sum((2, 3))
     present = (total > 0).unsqueeze(2)
     with torch.autocast(features.device.type, enabled=False):
-        summed = weights.flatten(2) @ values.flatten(2).transpose(1, 2)
+        summed = _sums(weights.flatten(2), features.flatten(2))
     centroids = (summed / total.unsqueeze(2).where(present, 1)).where(present, 0)
-    return ClassCentroids(centroids.to(features.dtype), total)
+    return ClassCentroids(centroids, total)
+
+
+def _sums(weights: Tensor, cells: Tensor) -> Tensor:
+    """Multiply ``(B, C, N)`` by the transposes of ``(B, D, N)``."""
+    if cells.device.type != "cpu" or torch.compiler.is_compiling():
+        return weights @ cells.to(weights.dtype).mT
+    # Where channels are many and grids large, a CPU takes half as long again for all at once.
+    slabs = torch.split(cells, max(1, _SLAB // cells.shape[2]), 1)
+    return torch.cat([weights @ slab.to(weights.dtype).mT for slab in slabs], 2)
 
 
 class ClassAveragePool(nn.Module):

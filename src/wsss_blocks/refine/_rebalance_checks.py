@@ -6,6 +6,7 @@ from torch import Tensor
 
 from wsss_blocks._validate import (
     check_box,
+    check_choice,
     check_finite,
     check_floating,
     check_fraction,
@@ -30,11 +31,17 @@ _LEAST_REG = 0.02  # the kernel exp((S - 1) / reg) of scores in [0, 1] is a floa
 
 
 def check_settings(
-    threshold: float, size: tuple[int, int] | None, reg: float, num_iters: int, ignore_index: int
+    threshold: float,
+    size: tuple[int, int] | None,
+    class_mass: str,
+    reg: float,
+    num_iters: int,
+    ignore_index: int,
 ) -> None:
     """Raise unless the options of the module are legal."""
     check_fraction("threshold", threshold)
     check_size("size", size, optional=True)
+    check_choice("class_mass", class_mass, ("uniform", "area"))
     check_options(reg, num_iters)
     if reg < _LEAST_REG:
         raise ValueError(f"reg must be at least {_LEAST_REG}, got {reg}.")
@@ -52,7 +59,7 @@ def check_inputs(
     valid: Tensor | None,
     ignore_index: int,
 ) -> None:
-    """Raise unless the arguments of a call fit together."""
+    """Raise unless the arguments of a call fit together; features may still hold any values."""
     check_images("images", images)
     batch, _, height, width = images.shape
     check_tensor("labels", labels)
@@ -72,22 +79,22 @@ def check_inputs(
         check_inside(box, image_size=(height, width))
     if cam is not None:
         check_shape("cam", cam, "B K h w", B=batch, K=classes)
-        _check_values("cam", cam, images)
+        _check_kind("cam", cam, images)
+        check_finite("cam", cam)
     check_sequence("wss_features", wss_features)
     for features in wss_features:
         check_shape("wss_features", features, "B D h w", B=batch)
-        _check_values("wss_features", features, images)
+        _check_kind("wss_features", features, images)
     if uss_features is not None:
         check_shape("uss_features", uss_features, "B D h w", B=batch)
         check_valid(valid, batch=batch, size=(uss_features.shape[2], uss_features.shape[3]))
         if valid is not None:
             check_same_device("valid", valid, "images", images)
-        _check_values("uss_features", uss_features, images, valid)
+        _check_kind("uss_features", uss_features, images)
     elif valid is not None:
         raise ValueError("valid must come with uss_features, on whose grid it is, got no features.")
 
 
-def _check_values(name: str, x: Tensor, images: Tensor, valid: Tensor | None = None) -> None:
+def _check_kind(name: str, x: Tensor, images: Tensor) -> None:
     check_floating(name, x)
     check_same_device(name, x, "images", images)
-    check_finite(name, x, where=None if valid is None else valid.unsqueeze(1))

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_blocks._numerics import at_least_float32, first_argmax
+from wsss_blocks._numerics import at_least_float32
 from wsss_blocks.cam.box import box_to_valid
 from wsss_blocks.pooling import patch_class_weights
 from wsss_blocks.refine._present import put_back, take_present
-from wsss_blocks.refine.contract import Refiner, add_background
+from wsss_blocks.refine._rebalance_ids import best_channels, id_type, in_box, look_up, nothing
+from wsss_blocks.refine.contract import NoRefiner, Refiner, add_background
 from wsss_blocks.refine.transport import transport_refine
 
 __all__ = [
@@ -56,10 +57,15 @@ def valid_cells(box: Tensor | None, like: Tensor, size: tuple[int, int]) -> Tens
 
 
 def on_grid(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring ``(B, D, h, w)`` to the common grid, in at least float32."""
-    features = at_least_float32(features)
+    """Bring ``(B, D, h, w)`` to the common grid, in at least float32 but for a CPU's half types."""
+    eager_cpu = features.device.type == "cpu" and not torch.compiler.is_compiling()
     if features.shape[-2:] == size:
-        return features
+        # There, what follows converts slab by slab: no copy of all the features.
+        return features if eager_cpu else at_least_float32(features)
+    features = at_least_float32(features)
+    if eager_cpu and sum(size) <= 128:
+        # The layout that torch resizes to so few cells in: it would copy there and back.
+        features = features.contiguous(memory_format=torch.channels_last)
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
@@ -83,21 +89,16 @@ def seed_classes(
     scores = at_least_float32(cam)
     moved = transport_refine(scores, labels, reg=reg, num_iters=num_iters, valid=valid)
     maps = add_background(moved, mode="power", value=1.0) * valid.unsqueeze(1)
+    if type(refiner) is NoRefiner:
+        return best_channels(maps, labels > 0, images, refiner, box)
     kept = take_present(maps.unsqueeze(1), labels, at_least=2)
-    present = kept.mask[:, 1:].to(labels.dtype)
-    winner = first_argmax(call_refiner(refiner, images, kept.maps[:, 0], present, box), 1).long()
-    if kept.channels is not None:
-        winner = kept.channels.gather(1, winner.flatten(1)).view_as(winner)
-    return winner
+    winner = best_channels(kept.maps[:, 0], kept.mask[:, 1:], images, refiner, box)
+    if kept.channels is None:
+        return winner
+    return look_up(kept.channels.to(id_type(maps.shape[1])), winner)
 
 
-def take_slots(
-    mask: Tensor,
-    labels: Tensor,
-    valid: Tensor,
-    *,
-    ignore_index: int,
-) -> Slots:
+def take_slots(ids: Tensor, labels: Tensor, valid: Tensor) -> Slots:
     """Weigh the cells by the classes of a mask that the labels allow, background included.
 
     How many slots that takes depends on the labels, so it is found out on an eager CPU only: a GPU
@@ -105,15 +106,13 @@ def take_slots(
     """
     allowed = F.pad(labels > 0, (1, 0), value=True)
     classes, slots = allowed.shape[1], allowed.shape[1]
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and len(mask):
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling() and len(ids):
         slots = int(allowed.sum(1).max())
-    ids = allowed.to(torch.int8).argsort(dim=1, descending=True, stable=True)
-    place = ids.argsort(dim=1).masked_fill(~allowed, slots)
-    place = F.pad(place, (0, 1), value=slots)  # of ignored pixels
-    found = mask.long().where(mask != ignore_index, classes).flatten(1)
-    slot_mask = place.gather(1, found).view_as(mask)
+    kept = allowed.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    place = kept.argsort(dim=1).masked_fill(~allowed, slots)
+    place = F.pad(place, (0, nothing(classes) + 1 - classes), value=slots)
     weights = patch_class_weights(
-        slot_mask,
+        look_up(place.to(id_type(slots + 1)), ids),
         size=(valid.shape[1], valid.shape[2]),
         num_classes=slots,
         valid=valid,
@@ -123,7 +122,7 @@ def take_slots(
     # Refiners take channel 0 for always present, so one of the classes that are goes there.
     order = present.to(torch.int8).argsort(dim=1, descending=True, stable=True)
     weights = weights.gather(1, order[:, :, None, None].expand_as(weights))
-    return Slots(ids.gather(1, order), present.gather(1, order), weights)
+    return Slots(kept.gather(1, order), present.gather(1, order), weights)
 
 
 def spread_slots(maps: Tensor, slots: Slots, classes: int) -> Tensor:
@@ -133,31 +132,9 @@ def spread_slots(maps: Tensor, slots: Slots, classes: int) -> Tensor:
 
 
 def decide(
-    maps: Tensor,
-    slots: Slots,
-    images: Tensor,
-    refiner: Refiner,
-    box: Tensor | None,
-    *,
-    ignore_index: int,
+    maps: Tensor, slots: Slots, images: Tensor, refiner: Refiner, box: Tensor | None, classes: int
 ) -> Tensor:
     """Refine the maps of the slots and take the best present class of each pixel in the box."""
-    refined = call_refiner(refiner, images, maps, slots.present[:, 1:].to(maps.dtype), box)
-    # Slots that are not there come back as 0 and last: a tie with them goes to one that is.
-    winner = first_argmax(refined, 1).long()
-    mask = slots.ids.gather(1, winner.flatten(1)).view_as(winner)
-    inside = valid_cells(box, images, (images.shape[2], images.shape[3]))
-    return mask.masked_fill(~(inside & slots.present.any(1)[:, None, None]), ignore_index)
-
-
-def call_refiner(
-    refiner: Refiner, images: Tensor, maps: Tensor, labels: Tensor, box: Tensor | None
-) -> Tensor:
-    """Return what the refiner makes of the maps, if that has the shape it must have."""
-    refined = refiner(images, maps, labels=labels, box=box)
-    expected = (*maps.shape[:2], *images.shape[2:])
-    if refined.shape != expected:
-        raise ValueError(
-            f"refiner must return maps of shape {tuple(expected)}, got {tuple(refined.shape)}."
-        )
-    return refined
+    winner = best_channels(maps, slots.present[:, 1:], images, refiner, box)
+    table = slots.ids.masked_fill(~slots.present.any(1, keepdim=True), nothing(classes))
+    return in_box(look_up(table.to(id_type(classes)), winner), box, classes)

@@ -3,43 +3,44 @@
 import torch
 from torch import Tensor
 
-from wsss_blocks.refine._transport import scaled_plan, transport_factor
+from wsss_blocks.refine._transport import scaled_plan
 
-__all__ = ["group_factor", "maps_factor"]
-
-
-def maps_factor(
-    maps: Tensor, present: Tensor, valid: Tensor, *, reg: float, num_iters: int
-) -> Tensor:
-    """Scale each class of the plan of ``maps (B, C, h, w)`` over all present classes to [0, 1]."""
-    factor = transport_factor(
-        maps.flatten(2), present, valid.flatten(1), reg=reg, num_iters=num_iters
-    )
-    return factor.view_as(maps)
+__all__ = ["group_factor"]
 
 
 def group_factor(
-    maps: Tensor, groups: Tensor, valid: Tensor, *, reg: float, num_iters: int
+    maps: Tensor,
+    groups: Tensor,
+    valid: Tensor,
+    *,
+    mass: Tensor,
+    reg: float,
+    num_iters: int,
 ) -> Tensor:
     """Scale each class of the plan of its own group to [0, 1]; a class without group gets 1.
 
-    ``maps (B, C, h, w)`` in [0, 1], ``groups (B, C, C)`` disjoint rows of members, ``valid
-    (B, h, w)``. A class is in one group at most, so one kernel ``(B, C, M)`` holds all problems; a
-    product with the groups sums a row over each of them. Scores in [0, 1] keep the kernel above
-    exp(-1 / reg): no logarithms needed.
+    ``maps (B, C, h, w)`` in [0, 1], ``groups (B, G, C)`` disjoint rows of two or more members or of
+    none, ``valid (B, h, w)``, ``mass (B, C)`` in proportion to which the members of a group share
+    its cells. A class is in one group at most, so one kernel ``(B, C, M)`` holds
+    all problems, and a product with the groups sums over each of them. Scores in [0, 1] keep the
+    kernel above exp(-1 / reg): no logarithms needed.
     """
     scores, inside = maps.flatten(2), valid.flatten(1).unsqueeze(1)
-    rows = groups.to(scores.dtype)
-    columns = rows.mT.contiguous()
-    member = groups.any(1).unsqueeze(2)
+    rows = _filled_first(groups)[:, : max(1, maps.shape[1] // 2)].to(scores.dtype)
     share = inside / inside.sum(2, keepdim=True).clamp_min(1)
-    kernel = ((scores - 1) / reg).exp() * inside
+    shares = rows * mass.unsqueeze(1)
     tiny = torch.finfo(scores.dtype).tiny
-    weight = member.to(scores.dtype)
+    mass = (shares / shares.sum(2, keepdim=True).clamp_min(tiny)).sum(1)  # 0 without a group
+    kernel = ((scores - 1) / reg).exp()
+    weight = rows.sum(1)
     with torch.autocast(maps.device.type, enabled=False):
-        mass = columns @ (1 / rows.sum(2, keepdim=True).clamp_min(1))  # 1 / N, 0 without a group
         for _ in range(num_iters):
-            row = columns @ (share / (rows @ (kernel * weight)).clamp_min(tiny))
-            weight = mass / (kernel * row).sum(2, keepdim=True).clamp_min(tiny)
-    factor = scaled_plan(kernel * weight * row, inside).masked_fill(~member, 1)
-    return factor.masked_fill(~inside, 0).view_as(maps)
+            row = share / ((rows * weight.unsqueeze(1)) @ kernel).clamp_min(tiny)
+            weight = mass / (rows * (row @ kernel.mT)).sum(1).clamp_min(tiny)
+        plan = kernel * weight.unsqueeze(2) * (rows.mT @ row)  # 0, so constant, without a group
+    return scaled_plan(plan, inside).masked_fill(~inside, 0).view_as(maps)
+
+
+def _filled_first(groups: Tensor) -> Tensor:
+    order = groups.any(2).to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    return groups.gather(1, order.unsqueeze(2).expand_as(groups))

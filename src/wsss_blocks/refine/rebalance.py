@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from wsss_blocks.refine import _rebalance_ids as ids
 from wsss_blocks.refine import _rebalance_maps as steps
 from wsss_blocks.refine._rebalance_checks import check_inputs, check_settings
-from wsss_blocks.refine._rebalance_heat import balanced_heatmaps
+from wsss_blocks.refine._rebalance_heat import ClassMass, balanced_heatmaps
 from wsss_blocks.refine._rebalance_maps import RebalancedMask
 from wsss_blocks.refine.contract import NoRefiner, Refiner
 
@@ -48,10 +49,10 @@ class ClassRebalancer(nn.Module):
     full                 given   True               given     given
     ===================  ======  =================  ========  ========
 
-    No gradient flows. Without a refiner, time is four passes over the features; peak memory is
-    what resized features take (none where they are on the grid), and about ten maps
-    ``(B, S, h, w)`` with S classes present in an image (on a GPU: all of them) beside those of
-    the refiner.
+    No gradient flows. Without a refiner, time is two passes over the features and a dozen over the
+    masks, in bytes; peak memory is what resized features take (none where they are on the grid),
+    and about ten maps ``(B, S, h, w)`` with S classes present in an image (on a GPU: all of them).
+    Maps of the size of the images are made for refiners only.
 
     Reference:
         Jo et al., "DHR: Dual Features-Driven Hierarchical Rebalancing in Inter- and Intra-Class
@@ -72,6 +73,9 @@ class ClassRebalancer(nn.Module):
           there are fewer than two classes.
         - All features are brought to one grid: that of the first of ``wss_features``, which are
           wide, or of ``uss_features`` without them. The released code resizes all to the latter.
+        - ``class_mass="area"`` is ours. Equal masses spread a small object over the share of the
+          image that a class gets: on ``scenes``, whose digits fill a tenth of it, they destroy
+          perfect masks.
         - With ``wss_features`` alone (the table's fourth row) :math:`H = H^{ws}`, and there are no
           groups.
         - Classes of the mask that ``labels`` exclude are not looked at.
@@ -82,6 +86,9 @@ class ClassRebalancer(nn.Module):
         refine_seed: Use the refiner for the seeds too.
         threshold: :math:`\tau`, the cosine above which two classes are alike.
         size: Grid ``(h, w)`` of the heat-maps. None: see the note.
+        class_mass: What each class gets of the cells in the transport problems of the heat-maps:
+            ``"uniform"``, all the same, as in the released code, or ``"area"``, in proportion to
+            its area in the mask they were pooled with.
         reg: Entropic regularisation of the transport.
         num_iters: Sinkhorn iterations.
         ignore_index: Id of pixels without a class.
@@ -112,14 +119,16 @@ class ClassRebalancer(nn.Module):
         refine_seed: bool = True,
         threshold: float = 0.8,
         size: tuple[int, int] | None = None,
+        class_mass: ClassMass = "uniform",
         reg: float = 0.1,
         num_iters: int = 20,
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
-        check_settings(threshold, size, reg, num_iters, ignore_index)
+        check_settings(threshold, size, class_mass, reg, num_iters, ignore_index)
         self.refiner: Refiner = NoRefiner() if refiner is None else refiner
         self.refine_seed, self.threshold, self.size = refine_seed, threshold, size
+        self.class_mass = class_mass
         self.reg, self.num_iters, self.ignore_index = reg, num_iters, ignore_index
 
     def forward(
@@ -160,34 +169,37 @@ class ClassRebalancer(nn.Module):
         check_inputs(
             images, cam, mask, labels, uss_features, wss_features, box, valid, self.ignore_index
         )
+        classes = labels.shape[1] + 1
         with torch.no_grad():
-            outside = ~steps.valid_cells(box, images, (mask.shape[1], mask.shape[2]))
-            initial = mask.long().masked_fill(outside, self.ignore_index)
+            initial = ids.class_ids(mask, classes, self.ignore_index)
             if cam is not None:
                 refiner = self.refiner if self.refine_seed else NoRefiner()
                 seed = steps.seed_classes(
                     cam, images, labels, refiner, box, reg=self.reg, num_iters=self.num_iters
                 )
-                initial = torch.where((seed > 0) & ~outside, seed, initial)
+                initial = initial * (seed == 0) + seed
+            initial = ids.in_box(initial, box, classes)
+            before = ids.as_mask(initial, classes, self.ignore_index)
             every = [*wss_features, *(() if uss_features is None else (uss_features,))]
             if not every:
-                return RebalancedMask(initial, initial, None)
+                return RebalancedMask(before, before, None)
             size = self.size or (every[0].shape[2], every[0].shape[3])
             inside = steps.valid_cells(box, images, size)
             if valid is not None:
                 inside = inside & steps.whole_cells(valid, size)
-            slots = steps.take_slots(initial, labels, inside, ignore_index=self.ignore_index)
+            slots = steps.take_slots(initial, labels, inside)
             if valid is not None and uss_features is not None:
                 uss_features = uss_features.masked_fill(~valid.unsqueeze(1), 0)
-            settings = self.threshold, self.reg, self.num_iters
+            settings = self.threshold, self.class_mass, self.reg, self.num_iters
             maps = balanced_heatmaps(uss_features, wss_features, slots, inside, *settings)
-            result = steps.decide(
-                maps, slots, images, self.refiner, box, ignore_index=self.ignore_index
+            after = steps.decide(maps, slots, images, self.refiner, box, classes)
+            return RebalancedMask(
+                ids.as_mask(after, classes, self.ignore_index),
+                before,
+                steps.spread_slots(maps, slots, classes),
             )
-            heatmaps = steps.spread_slots(maps, slots, labels.shape[1] + 1)
-            return RebalancedMask(result, initial, heatmaps)
 
     def extra_repr(self) -> str:
         """Show the options."""
-        names = ("refine_seed", "threshold", "size", "reg", "num_iters")
+        names = ("refine_seed", "threshold", "size", "class_mass", "reg", "num_iters")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)

@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from wsss_blocks import __version__
 from wsss_blocks._files import replaced
+from wsss_blocks.segmenters.deeplab import DeepLabV3PlusNetwork
 from wsss_blocks.segmenters.network import SegmentationNetwork
 
 __all__ = ["blamed_on", "read_checkpoint", "write_checkpoint"]
 
 _KEY = "wsss_blocks.segmenter"  # one key: the order of several in the file is random
 _VERSION = 1
-_KINDS: dict[str, type[nn.Module]] = {"large-fov": SegmentationNetwork}
+_KINDS: dict[str, type[nn.Module]] = {
+    "large-fov": SegmentationNetwork,
+    "deeplabv3plus": DeepLabV3PlusNetwork,
+}
 
 
 def write_checkpoint(path: Path, network: nn.Module, about: Mapping[str, object]) -> None:
@@ -25,7 +29,7 @@ def write_checkpoint(path: Path, network: nn.Module, about: Mapping[str, object]
     from safetensors.torch import save_file
 
     if not isinstance(network, tuple(_KINDS.values())):
-        known = ", ".join(kind.__name__ for kind in _KINDS.values())
+        known = " or ".join(kind.__name__ for kind in _KINDS.values())
         raise TypeError(
             f"network must be a {known} to be saved with its recipe, got {type(network).__name__}."
         )

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from wsss_blocks import backbones
@@ -128,6 +129,23 @@ class SegmentationNetwork(nn.Module):
         wanted = tuple(layers) if self.skip is None else (*layers, self.skip)
         features: backbones.Features = self.encoder(images, layers=wanted)
         return self.neck(features.feature_map), features
+
+    def frozen_maps(self, images: Tensor, *, layers: Sequence[int] = ()) -> Tensor:
+        """Return what a frozen encoder makes of images, to be cached, ``(B, D_1 + ... + D, h, w)``.
+
+        The maps of ``layers`` and the final one are joined, so they must have one grid.
+        """
+        found: backbones.Features = self.encoder(images, layers=layers)
+        return torch.cat([*found.intermediates.values(), found.feature_map], 1)
+
+    def encode_cached(
+        self, maps: Tensor, *, layers: Sequence[int] = ()
+    ) -> tuple[Tensor, backbones.Features]:
+        """Return what :meth:`encode` does, from cached :meth:`frozen_maps` of the same layers."""
+        dims = [*(self.encoder.layer_dims[layer] for layer in layers), self.encoder.dim]
+        *others, final = maps.split(dims, 1)  # type: ignore[no-untyped-call]
+        none, found = final.flatten(2).mT[:, :0], dict(zip(layers, others, strict=True))
+        return self.neck(final), backbones.Features(final, none, found, {}, {})
 
     def decode(self, x: Tensor, features: backbones.Features) -> Tensor:
         """Return the logits ``(B, num_classes, h, w)`` of what :meth:`encode` returned."""

@@ -32,7 +32,8 @@ class Segmenter(nn.Module):
 
     Args:
         network: images ``(V, 3, h, w)``, RGB in [0, 1] -> logits ``(V, K+1, h', w')``, background
-            first. To be saved it must be a :class:`SegmentationNetwork`.
+            first. To be saved it must be a :class:`SegmentationNetwork` or a
+            :class:`DeepLabV3PlusNetwork`.
         names: the K classes, without background.
         protocol: of the network's evaluation.
         palette: ``(n, 3)`` uint8 with n > K, default :func:`~wsss_blocks.data.voc_palette`.
@@ -113,8 +114,9 @@ class Segmenter(nn.Module):
             path: the file, replaced as a whole; missing folders are made.
 
         Raises:
-            TypeError: the network is not a :class:`SegmentationNetwork` (take the one inside
-                ``torch.compile`` or ``DistributedDataParallel``).
+            TypeError: the network is no :class:`SegmentationNetwork` or
+                :class:`DeepLabV3PlusNetwork` (take the one inside ``torch.compile`` or
+                ``DistributedDataParallel``).
         """
         about = {
             "names": self.names,

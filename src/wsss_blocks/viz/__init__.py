@@ -4,6 +4,7 @@ from wsss_blocks.viz.curve import curve_figure
 from wsss_blocks.viz.grid import figure_grid
 from wsss_blocks.viz.overlay import overlay_heatmap, overlay_mask
 from wsss_blocks.viz.palette import colorize, heat_colors
+from wsss_blocks.viz.rebalancing import rebalancing_figure
 from wsss_blocks.viz.segmentation import segmentation_figure
 from wsss_blocks.viz.similarity import similarity_figure
 
@@ -14,6 +15,7 @@ __all__ = [
     "heat_colors",
     "overlay_heatmap",
     "overlay_mask",
+    "rebalancing_figure",
     "segmentation_figure",
     "similarity_figure",
 ]

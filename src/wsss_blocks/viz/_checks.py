@@ -8,16 +8,28 @@ from wsss_blocks._validate import (
     check_finite,
     check_floating,
     check_integer,
+    check_labels,
     check_mask_values,
     check_same_device,
     check_sequence,
     check_shape,
+    values_are_checked,
 )
 
-__all__ = ["Color", "Images", "check_batch", "check_grid", "check_texts"]
+__all__ = [
+    "Color",
+    "Images",
+    "check_batch",
+    "check_examples",
+    "check_grid",
+    "check_texts",
+    "check_unit_range",
+]
 
 Color = Sequence[int]
 Images = Tensor | Sequence[Tensor]
+
+_ROUNDING = 1e-3  # scores may leave [0, 1] by as much
 
 
 def check_grid(
@@ -67,7 +79,30 @@ def check_texts(name: str, texts: Sequence[str] | None, count: int) -> None:
             raise TypeError(f"{name} must hold strings, got {text!r}.")
 
 
-def check_batch(name: str, batch: Images | None, axes: str, images: Images, **sizes: int) -> None:
+def check_examples(images: Images, labels: Tensor, names: Sequence[str]) -> None:
+    """Raise unless there are multi-hot labels of each image for names that begin with background.
+
+    The images themselves are for :func:`check_batch`.
+    """
+    check_sequence("names", names)
+    check_sequence("images", images)
+    check_shape("labels", labels, "B K", B=len(images), K=len(names) - 1)
+    check_labels(labels, batch=len(images), num_classes=len(names) - 1, device=labels.device)
+    if labels.is_meta:
+        raise ValueError("labels must hold data, got a tensor on the meta device.")
+    check_texts("names", names, len(names))
+
+
+def check_batch(
+    name: str,
+    batch: Images | None,
+    axes: str,
+    images: Images,
+    *,
+    num_classes: int = 256,
+    ignore_index: int = 255,
+    **sizes: int,
+) -> None:
     """Raise unless ``batch`` is None or holds maps or masks that fit the images."""
     if batch is None:
         return
@@ -79,10 +114,21 @@ def check_batch(name: str, batch: Images | None, axes: str, images: Images, **si
             check_shape(name, x, axes, H=image.shape[1], W=image.shape[2])
             check_integer(name, x)
             check_same_device(name, x, "images", image)
-            check_mask_values(name, x, num_classes=256, ignore_index=255)
+            check_mask_values(name, x, num_classes=num_classes, ignore_index=ignore_index)
         else:
             check_shape(name, x, axes, **sizes)
             check_floating(name, x)
             check_finite(name, x)
         if x.is_meta:
             raise ValueError(f"{name} must hold data, got tensors on the meta device.")
+
+
+def check_unit_range(name: str, batch: Images) -> None:
+    """Raise on scores outside [0, 1], but for rounding, where values are checked."""
+    for x in batch:
+        if values_are_checked(x) and x.numel():
+            low, high = (float(v) for v in x.detach().aminmax())
+            if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:
+                raise ValueError(
+                    f"{name} must hold scores in [0, 1], got values from {low:.4g} to {high:.4g}."
+                )

@@ -68,10 +68,14 @@ def figure_grid(
     ]
     if titles:
         widths = [max(w, pil.width(t)) for w, t in zip(widths, titles, strict=True)]
-    heights = [max([x.shape[1] for x in row if x is not None] + [8]) for row in cells]
     labels = [pil.wrap(t, 140) for t in row_labels or []]
-    margin = max([pil.width(line) for lines in labels for line in lines] + [-_GAP]) + 2 * _GAP
+    margin = max([pil.width(text) for lines in labels for text in lines] + [-_GAP]) + 2 * _GAP
     line = _TEXT + 4
+    least = [max(8, len(lines) * line * any(lines)) for lines in labels] or [8] * len(cells)
+    heights = [
+        max([x.shape[1] for x in row if x is not None] + [low])
+        for row, low in zip(cells, least, strict=True)
+    ]
     top = _GAP + (line if titles else 0)
     pitch = [h + _GAP + (line if captions else 0) for h in heights]
     width = margin + sum(w + _GAP for w in widths)

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_blocks._validate import check_int, check_labels, check_sequence, check_shape
+from wsss_blocks._validate import check_int
 from wsss_blocks.cam.normalize import normalize_cam
 from wsss_blocks.data.names import voc_palette
-from wsss_blocks.viz._checks import Images, check_batch, check_texts
+from wsss_blocks.viz._checks import Images, check_batch, check_examples
 from wsss_blocks.viz.grid import figure_grid
 from wsss_blocks.viz.overlay import overlay_heatmap, overlay_mask
 
@@ -68,13 +68,7 @@ def segmentation_figure(
         ...         truth=torch.randint(0, 3, (2, 32, 32)),
         ...     )
     """
-    check_sequence("names", names)
-    check_sequence("images", images)
-    check_shape("labels", labels, "B K", B=len(images), K=len(names) - 1)
-    check_labels(labels, batch=len(images), num_classes=len(names) - 1, device=labels.device)
-    if labels.is_meta:
-        raise ValueError("labels must hold data, got a tensor on the meta device.")
-    check_texts("names", names, len(names))
+    check_examples(images, labels, names)
     check_int("cell", cell, least=1)
     check_int("ignore_index", ignore_index)
     colors = voc_palette() if palette is None else palette

@@ -1,0 +1,161 @@
+"""Train DHR behind the tables of the docs, and write their JSON.
+
+    python -m benchmarks.dhr_tables scenes
+    python -m benchmarks.dhr_tables ladder --shared $WSSS_SHARED_DATA
+
+``scenes``: the whole system from two kinds of initial masks, and the decoder taught by those masks
+as they are. ``ladder``: the masks of training images with more and more of the method, on hard
+scenes and on subsets of VOC and COCO, one network per data set and seed (--ladder). Each training
+is a process of its own with one thread (--jobs of them at a time); finished ones are kept below
+--work.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from benchmarks._systems import ROOT, present_commit, train_all, write_table
+
+RUNGS = ("none", "ot", "ot+refine", "ot+refine+wss", "ot+refine+uss", "full")
+REFINED = ["--mask-refiner", "par", "--mask-threshold", "0.15"]
+SCENES = {
+    "class maps, as they are": ["--ablate", "none"],
+    "class maps, rebalanced (DHR)": ["--ablate", "full"],
+    "class maps behind PAR": [*REFINED, "--ablate", "none"],
+    "class maps behind PAR, rebalanced (DHR)": [*REFINED, "--ablate", "full"],
+}
+COLUMNS = {
+    "CAM": "cam_miou",
+    "initial masks": "initial_miou",
+    "masks": "rebalanced_miou",
+    "masks, several classes": "rebalanced_multi_miou",
+    "decoder": "seg_miou",
+}
+COSTS = {"train, CPU s": "train_cpu_seconds", "evaluate, s": "evaluation_seconds"}
+LADDER = {"hard scenes": "scenes-hard", "VOC": "voc-small", "COCO": "coco-small"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    table: tyro.conf.Positional[Literal["scenes", "ladder"]]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 2
+    shared: Path = Path(os.environ.get("WSSS_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    work: Path = ROOT / "runs" / "tables"
+    output: Path = ROOT / "benchmarks" / "results"
+    extra: tuple[str, ...] = ()  # more options for every training
+    commit: str = ""  # of finished trainings that are only collected; "" is the present one
+
+
+def main(options: Options) -> None:
+    if options.table == "scenes":
+        systems(options)
+    else:
+        ladder(options)
+
+
+def systems(options: Options) -> None:
+    work, base = options.work / "dhr-scenes", ["--device", "cpu", *options.extra]
+    jobs = {
+        (name, seed): (work / f"{i}-seed{seed}", [*base, *switches, "--seed", str(seed)])
+        for i, (name, switches) in enumerate(SCENES.items())
+        for seed in options.seeds
+    }
+    records = train_all("train_dhr.py", jobs, at_once=options.jobs)
+    protocols: dict[str, dict[str, str]] = {}
+    rows = []
+    for name in SCENES:
+        seeds = {}
+        for seed in options.seeds:
+            record = records[name, seed]
+            values = {head: 100 * record.results[result] for head, result in COLUMNS.items()}
+            values |= {head: record.run[cost] for head, cost in COSTS.items()}
+            seeds[str(seed)] = {head: round(float(v), 2) for head, v in values.items()}
+            for head, result in COLUMNS.items():
+                protocols.setdefault(head, {"line": record.protocol[result].describe()})
+        rows.append({"name": name, "seeds": seeds})
+    notes = [
+        "The last checkpoint of each run, never the best; the moving average of the network.",
+        "The masks are those of the first 200 training images, of which nothing was chosen but the "
+        "thresholds of the column CAM.",
+        "Costs were measured with two runs at a time on a shared machine.",
+    ]
+    write(options, "dhr_systems", rows, [*COLUMNS, *COSTS], protocols, notes, records)
+
+
+def ladder(options: Options) -> None:
+    work, small = options.work / "dhr-ladder", options.shared / "weights"
+    weights = str(small / "mobilenetv1_075_imagenet.safetensors")
+    roots = {"voc-small": options.shared, "coco-small": options.shared / "coco_small"}
+    jobs = {}
+    for heading, preset in LADDER.items():
+        base = ["--preset", preset, "--device", "cpu", "--ladder", "--refine", "none"]
+        if preset in roots:
+            cache = work / f"{preset}-uss"  # of all seeds
+            base += ["--data", preset.split("-")[0], "--root", str(roots[preset])]
+            base += ["--weights", weights, "--uss-weights", weights, "--uss-folder", str(cache)]
+            base += ["--eval-images", "60", "--split", "train"]
+        else:
+            base += ["--data", preset]
+        for seed in options.seeds:
+            folder = work / f"{preset}-seed{seed}"
+            jobs[heading, seed] = folder, [*base, *options.extra, "--seed", str(seed)]
+    # The first seed of a data set fills its cache of features, which the others wait for.
+    first = {key: job for key, job in jobs.items() if key[1] == options.seeds[0]}
+    records = train_all("train_dhr.py", first, at_once=options.jobs)
+    records |= train_all("train_dhr.py", jobs, at_once=options.jobs)
+    rows, protocols = [], {}
+    for rung in RUNGS:
+        seeds: dict[str, dict[str, float]] = {}
+        for (heading, seed), record in records.items():
+            line = record.protocol[f"rung_{rung}_miou"].describe()
+            if rung == RUNGS[-1]:
+                protocols[heading] = {"line": line}
+            values = {
+                heading: record.results[f"rung_{rung}_miou"],
+                f"{heading}, several classes": record.results[f"rung_{rung}_multi_miou"],
+            }
+            scaled = {head: round(100 * value, 2) for head, value in values.items()}
+            seeds.setdefault(str(seed), {}).update(scaled)
+        rows.append({"name": rung, "seeds": seeds})
+    notes = [
+        "Masks of training images by one network per data set and seed, trained with the full "
+        "method (--ladder): what differs between rows is the refinement of the same class maps.",
+        "WSS: on scenes two stages of the small CNN; on photographs MobileNet's stage 4 and a "
+        "trained layer on stage 5. USS: on scenes colour and position (BilateralFeatures); on "
+        "photographs stage 4 of the same ImageNet-supervised MobileNet at scale 1.5 with "
+        "mirror images, which is not self-supervised.",
+    ]
+    columns = [c for heading in LADDER for c in (heading, f"{heading}, several classes")]
+    write(options, "dhr_ladder", rows, columns, protocols, notes, records)
+
+
+def write(
+    options: Options,
+    name: str,
+    rows: list[dict[str, Any]],
+    columns: list[str],
+    protocols: dict[str, dict[str, str]],
+    notes: list[str],
+    records: dict[Any, Any],
+) -> None:
+    shown = " --shared $WSSS_SHARED_DATA" if options.table == "ladder" else ""
+    content = {
+        "command": f"python -m benchmarks.dhr_tables {options.table}{shown}",
+        "commit": options.commit or present_commit(),
+        "hardware": next(iter(records.values())).run["hardware"],
+        "protocol": protocols,
+        "notes": notes,
+        "columns": columns,
+        "rows": rows,
+    }
+    write_table(options.output / f"{name}.json", content)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
