@@ -41,7 +41,7 @@ class Config(cli.RunConfig):
     """What DHR can be told beside the options of every example (:class:`cli.RunConfig`)."""
 
     output: Path = Path("runs/dhr")
-    refine: Literal["none", "par", "crf"] = "none"
+    refine: Literal["none", "crf"] = "none"
     steps: int = 800
     lr: float = 1.5e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -90,18 +90,20 @@ VOC = Config(
 )  # fmt: skip
 SMALL = Config(
     data="voc", preset="voc-small", encoder="mobilenet", cache=True, layers=(4,), neck=512,
-    skip=None, top_k=1.0, lr=1e-3, steps=500, mask_start=200, batch_size=8, size=384, square=True,
+    skip=None, top_k=1.0, lr=1e-3, steps=500, mask_start=350, batch_size=8, size=384, square=True,
     scale=(1.0, 1.0), flip=True, eval_size=384, mask_threshold=0.3, grid_stride=8, label_stride=4,
-    uss="mobilenet", uss_layer=4, uss_scales=(1.5,),
-    mask_stride=2,
+    uss="mobilenet", uss_layer=4, uss_scales=(1.5,), mask_stride=2,
 )  # fmt: skip
 PRESETS = {
     "scenes": Config(),
-    "scenes-hard": Config(data="scenes-hard", preset="scenes-hard", steps=1200, mask_start=900),
+    "scenes-hard": Config(data="scenes-hard", preset="scenes-hard", steps=1000, mask_start=800),
     "voc": VOC,
     "coco": replace(VOC, data="coco", preset="coco", steps=123_000, mask_start=12_300),
     "voc-small": SMALL,
     "coco-small": replace(SMALL, data="coco", preset="coco-small"),
+    "folder": replace(VOC, data="folder", preset="folder"),
+    "folder-small": replace(SMALL, data="folder", preset="folder-small", weights="pretrained",
+                            encoder="mobilenetv1_100", uss="mobilenetv1_100"),
 } | {
     name: replace(VOC, data=kind, preset=name, split="train", steps=steps, mask_start=steps // 10,
                   mask_threshold=0.0)
@@ -116,6 +118,12 @@ PAPER = dict.fromkeys((
 ), CODE) | {"steps": CODE, "uss": "inferred: CAUSE on DINOv2 in the paper", "": "ours"}  # fmt: skip
 OTHERS = ("coco", "context", "ade", "stuff")
 SOURCES = {"voc": PAPER} | dict.fromkeys(OTHERS, PAPER | {"steps": HOURS})
+
+
+def inside(box: Tensor, images: Tensor, maps: Tensor) -> Tensor:
+    """The cells of maps that show image and not padding."""
+    sizes = {"image_size": tuple(images.shape[-2:]), "size": tuple(maps.shape[-2:])}
+    return cam.box_to_valid(box, **sizes)
 
 
 class DHR(nn.Module):
@@ -147,26 +155,27 @@ class DHR(nn.Module):
 
     def classify(self, x: Tensor, images: Tensor, box: Tensor | None = None):
         """Class logits, of the part of the crop that is image, and class maps."""
-        if self.cfg.cam_stride > 1:
-            x = F.interpolate(x, scale_factor=1 / self.cfg.cam_stride, mode="bilinear")
-        if box is None:
-            return self.head(x)
-        sizes = {"image_size": tuple(images.shape[-2:]), "size": tuple(x.shape[-2:])}
-        return self.head(x, valid=cam.box_to_valid(box, **sizes))
+        if (stride := self.cfg.cam_stride) > 1:
+            x = F.interpolate(x, [-(-side // stride) for side in x.shape[-2:]], mode="bilinear")
+        valid = None if box is None else inside(box, images, x)
+        return self.head(x, valid=valid)
 
     def masks(self, batch: dict[str, Tensor], encoded, *, stride: int, rung: str):
         """Rebalance the masks of a batch; at ``1 / stride`` of the images' size."""
         cfg, images, labels, box = self.cfg, batch["image"], batch["labels"], batch["box"]
         (x, features), whole = encoded, tuple(images.shape[-2:])
         size, grid = (tuple(-(-side // n) for side in whole) for n in (stride, cfg.grid_stride))
-        maps = self.classify(x, images).cam
-        uss = batch["uss"] if self.uss is None else self.uss(images).feature_map
+        maps, uss, valid = self.classify(x, images).cam, None, None
+        shown = inside(box, images, maps)
+        if rung.endswith(("uss", "full")):
+            uss = batch["uss"] if self.uss is None else self.uss(images).feature_map
+            valid = batch.get("uss_valid")
         images = F.interpolate(images, size, mode="area")
         box = cam.scale_box(box, image_size=whole, size=size)
         if (mask := batch.get("pseudo_mask")) is not None:
             mask = F.interpolate(mask[:, None].float(), size, mode="nearest-exact")[:, 0].long()
         else:
-            shown = cam.normalize_cam(maps) * labels[:, :, None, None]
+            shown = cam.normalize_cam(maps, valid=shown) * labels[:, :, None, None]
             options = {"thresholds": (cfg.mask_threshold,) * 2, "box": box}
             mask = refine.refine_to_label(shown, images, labels, self.mask_refiner, **options)
         if not self.background:
@@ -177,11 +186,10 @@ class DHR(nn.Module):
             refiner=self.refiner, refine_seed="refine" in rung or rung == "full", size=grid,
             threshold=cfg.tau, class_mass=cfg.class_mass, num_iters=cfg.num_iters,
         )  # fmt: skip
-        uss = uss if rung.endswith(("uss", "full")) else None
         wss = [*features.intermediates.values(), x] if rung.endswith(("wss", "full")) else []
-        valid = None if uss is None else batch.get("uss_valid")
         return rebalancer(images, maps, mask, labels, uss, wss, box=box, valid=valid)
 
+    @torch.compiler.disable  # it would take many graphs, and learns nothing
     @torch.no_grad()
     def targets(self, batch: dict[str, Tensor], encoded=None) -> dict[str, Tensor]:
         """What the network teaches itself."""
@@ -204,7 +212,7 @@ class DHR(nn.Module):
         return terms
 
 
-def train(cfg: Config, accelerator: Accelerator, dataset, uss) -> DHR:
+def train(cfg: Config, accelerator: Accelerator, uss, dataset, *scored) -> DHR:
     device = accelerator.device
     model = DHR(cfg, dataset.names).to(device, memory_format=torch.channels_last)
     rates = {"weight_decay": cfg.weight_decay, "multipliers": {"": cfg.head_lr, "net.encoder.": 1}}
@@ -218,7 +226,8 @@ def train(cfg: Config, accelerator: Accelerator, dataset, uss) -> DHR:
     step_model = torch.compile(model) if cfg.compile else model
     step_model, optimizer = accelerator.prepare(step_model, optimizer)
     stateful = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
-    network = cli.run_segmenter(cfg, average.model.net, dataset.names)
+    images = len(scored[0]) if scored else 0
+    network = cli.run_segmenter(cfg, average.model.net, dataset.names, num_images=images)
     saved = cli.Checkpoints(cfg, accelerator, stateful, names=dataset.names, segmenter=network)
     side = -(-cfg.size // cfg.grid_stride)
     transform = None if cfg.long_side is None else data.Compose(
@@ -249,6 +258,8 @@ def train(cfg: Config, accelerator: Accelerator, dataset, uss) -> DHR:
         average.update(model)
         steps.log(shares)
         saved.save(step)
+        if scored and cfg.eval_every and step % cfg.eval_every == 0 and step < cfg.steps:
+            accelerator.log(evaluate(cfg, average.model, device, uss, *scored), step=step)
     return average.model
 
 
@@ -269,9 +280,8 @@ def evaluate(cfg: Config, model: DHR, device, uss, val, masked, **extra) -> dict
             batch["box"] = cam.scale_box(batch["box"], image_size=old, size=new)
         if uss:
             batch["uss"] = uss[sample["id"]][None].to(device, torch.float32)
-        return batch, model.masks(
-            batch, model.encode(batch["image"]), stride=cfg.mask_stride, rung=rung
-        )
+        how = {"stride": cfg.mask_stride, "rung": rung}
+        return batch, model.masks(batch, model.encode(batch["image"]), **how)
 
     def mask(rung: str, sample) -> Tensor:
         found, size = rebalanced(sample, rung)[1].mask, sample["image"].shape[-2:]
@@ -292,10 +302,8 @@ def evaluate(cfg: Config, model: DHR, device, uss, val, masked, **extra) -> dict
         for sample in map(masked.__getitem__, several[:4]):
             batch, found = rebalanced(sample, "full")
             features = batch["uss"] if uss else model.uss(batch["image"]).feature_map
-            size, truth = found.mask.shape[-2:], sample["mask"][None, None].float()
-            image = F.interpolate(batch["image"], size, mode="area")
-            truth = F.interpolate(truth, size, mode="nearest-exact")[0].long()
-            cases.append(cli.RebalancedCase(image, batch["labels"], features, found, truth))
+            shown = (batch["image"], batch["labels"], features, found, sample["mask"][None])
+            cases.append(cli.RebalancedCase(*shown))
         cli.draw_rebalancing(cfg.output / "figures" / "rebalancing.png", cases, names=val.names)
     return results
 
@@ -311,16 +319,16 @@ def main(cfg: Config) -> dict[str, float]:
     if found := SOURCES.get(cfg.preset):
         accelerator.print(cli.describe_recipe(cfg, PRESETS[cfg.preset], sources=found))
     dataset, *scored = cli.open_splits(cfg)
-    options = {"weights": cfg.uss_weights, "layer": cfg.uss_layer, "scales": cfg.uss_scales}
-    folder, images = cfg.uss_folder or cfg.output / "uss", [dataset, *scored[1:]]
-    build = partial(cli.frozen_features, cfg.uss, folder, images, device=device, **options)
-    uss = None if cfg.uss == "bilateral" else build()
     if cfg.masks != "cam":
         options = {"output": cfg.output, "device": device}
         dataset = cli.with_masks(dataset, cfg.masks, **options)
         scored[1:] = [cli.with_masks(masked, cfg.masks, **options) for masked in scored[1:]]
+    options = {"weights": cfg.uss_weights, "layer": cfg.uss_layer, "scales": cfg.uss_scales}
+    folder, images = cfg.uss_folder or cfg.output / "uss", [dataset, *scored[1:]]
+    build = partial(cli.frozen_features, cfg.uss, folder, images, device=device, **options)
+    uss = None if cfg.uss == "bilateral" else build()
     wall, cpu = time.perf_counter(), time.process_time()
-    model = train(cfg, accelerator, dataset, uss)
+    model = train(cfg, accelerator, uss, dataset, *scored)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if accelerator.is_main_process:
         save_weights(cfg.output / "model.safetensors", model)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from wsss_blocks.backbones import create_encoder
-from wsss_blocks.data import FeatureCache, SavedFeatures, WeakDataset
-from wsss_blocks.distributed import gather_objects, rank
+from wsss_blocks.data import FeatureCache, SavedFeatures, UsableImages, WeakDataset
+from wsss_blocks.distributed import gather_objects, rank, world_size
 
 __all__ = ["frozen_features"]
 
@@ -25,7 +25,7 @@ def frozen_features(
 ) -> FeatureCache | SavedFeatures:
     """Open the features of images by their ids; those of an encoder are computed where missing.
 
-    The first process computes, after it has printed how much disk that takes; the others wait.
+    Each process computes its share, after the first one has printed how much disk that takes.
 
     Args:
         encoder: a name for :func:`~wsss_blocks.backbones.create_encoder`, as a DINOv2 of timm, or
@@ -53,9 +53,11 @@ def frozen_features(
     """
     if encoder == "saved":
         return SavedFeatures(folder)
-    if rank() == 0:
-        network: Any = create_encoder(encoder, weights=weights).to(device)
-        for dataset in datasets:
-            FeatureCache.build(dataset, network, folder, scales=scales, layer=layer, name=encoder)
-    gather_objects(rank())  # the first is done
+    network: Any = create_encoder(encoder, weights=weights).to(device)
+    options: dict[str, Any] = {"scales": scales, "layer": layer, "name": encoder}
+    options["progress"] = print if rank() == 0 else str  # that says nothing
+    for dataset in datasets:
+        mine = UsableImages(dataset, range(rank(), len(dataset), world_size()), {})
+        FeatureCache.build(mine, network, folder, **options)
+    gather_objects(rank())  # all are done
     return FeatureCache(folder)

@@ -19,7 +19,7 @@ class RebalancedCase(NamedTuple):
     """One image of a batch of one, for :func:`draw_rebalancing`.
 
     Attributes:
-        image: ``(1, 3, H, W)``, RGB in [0, 1].
+        image: ``(1, 3, H, W)``, RGB in [0, 1]; it is drawn at the size of the masks.
         labels: ``(1, K)`` multi-hot.
         features: unsupervised features ``(1, D, h, w)`` of the image.
         found: what :class:`~wsss_blocks.refine.ClassRebalancer` returned, with heat-maps.
@@ -46,7 +46,8 @@ def draw_rebalancing(
         names: of the K classes, without background.
 
     Raises:
-        ValueError: there is no image, or heat-maps are missing.
+        ValueError: there is no image, heat-maps are missing, or some images have a truth and some
+            have none.
         ImportError: pillow is not installed.
 
     Example:
@@ -65,9 +66,10 @@ def draw_rebalancing(
     """
     if not cases:
         raise ValueError("cases must hold at least one image, got none.")
+    if len({case.truth is None for case in cases}) > 1:
+        raise ValueError("cases must all have a truth, or none, got both.")
     columns = [_columns(case, len(names) + 1) for case in cases]
-    images, initial, weights, before, after, result = zip(*columns, strict=True)
-    truth = [case.truth for case in cases]
+    images, initial, weights, before, after, result, *truth = zip(*columns, strict=True)
     rebalancing_figure(
         images,
         torch.cat([case.labels for case in cases]).cpu(),
@@ -78,7 +80,7 @@ def draw_rebalancing(
         before=before,
         after=after,
         result=result,
-        truth=None if truth[0] is None else [t[0].cpu() for t in truth if t is not None],
+        truth=truth[0] if truth else None,
     )
 
 
@@ -92,5 +94,10 @@ def _columns(case: RebalancedCase, classes: int) -> tuple[Tensor, ...]:
     features = F.interpolate(case.features.float(), size=grid, mode="bilinear", align_corners=False)
     centroids = class_average_pool(features, weights, num_classes=classes).centroids
     before = class_heatmaps(features, centroids)
-    shown = (case.image, found.initial, weights, before, found.heatmaps, found.mask)
+    size = found.mask.shape[-2:]
+    image = F.interpolate(case.image, size=size, mode="area")
+    shown = [image, found.initial, weights, before, found.heatmaps, found.mask]
+    if case.truth is not None:
+        truth = F.interpolate(case.truth[:, None].float(), size=size, mode="nearest-exact")
+        shown.append(truth[:, 0].long())
     return tuple(x[0].cpu() for x in shown)

@@ -50,9 +50,8 @@ class ClassRebalancer(nn.Module):
     ===================  ======  =================  ========  ========
 
     No gradient flows. Without a refiner, time is two passes over the features and a dozen over the
-    masks, in bytes; peak memory is what resized features take (none where they are on the grid),
-    and about ten maps ``(B, S, h, w)`` with S classes present in an image (on a GPU: all of them).
-    Maps of the size of the images are made for refiners only.
+    masks; peak memory is what resized features take (none where they are on the grid), a few masks
+    of int64 and ten maps ``(B, S, h, w)`` of the S classes of an image (on a GPU: of all of them).
 
     Reference:
         Jo et al., "DHR: Dual Features-Driven Hierarchical Rebalancing in Inter- and Intra-Class
@@ -185,19 +184,15 @@ class ClassRebalancer(nn.Module):
                 return RebalancedMask(before, before, None)
             size = self.size or (every[0].shape[2], every[0].shape[3])
             inside = steps.valid_cells(box, images, size)
-            if valid is not None:
-                inside = inside & steps.whole_cells(valid, size)
-            slots = steps.take_slots(initial, labels, inside)
             if valid is not None and uss_features is not None:
+                inside = inside & steps.whole_cells(valid, size)
                 uss_features = uss_features.masked_fill(~valid.unsqueeze(1), 0)
+            slots = steps.take_slots(initial, labels, inside)
             settings = self.threshold, self.class_mass, self.reg, self.num_iters
             maps = balanced_heatmaps(uss_features, wss_features, slots, inside, *settings)
-            after = steps.decide(maps, slots, images, self.refiner, box, classes)
-            return RebalancedMask(
-                ids.as_mask(after, classes, self.ignore_index),
-                before,
-                steps.spread_slots(maps, slots, classes),
-            )
+            found = steps.decide(maps, slots, images, self.refiner, box, classes)
+            after = ids.as_mask(found, classes, self.ignore_index)
+            return RebalancedMask(after, before, steps.spread_slots(maps, slots, classes))
 
     def extra_repr(self) -> str:
         """Show the options."""
