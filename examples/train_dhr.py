@@ -42,7 +42,7 @@ class Config(cli.RunConfig):
 
     output: Path = Path("runs/dhr")
     refine: Literal["none", "crf"] = "none"
-    steps: int = 800
+    steps: int = 600
     lr: float = 1.5e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
     head_lr: float = 1.0  # multiplier of the learning rate for all that is not the encoder
@@ -61,7 +61,7 @@ class Config(cli.RunConfig):
     masks: str = "cam"  # or a folder of mask files, or the segmenter.safetensors of another run
     mask_threshold: float = 0.2  # background of the class maps' masks
     mask_refiner: Literal["none", "par", "crf"] = "none"  # and what refines them
-    mask_start: int = 500  # step from which on masks are made, and teach the decoder
+    mask_start: int = 430  # step from which on masks are made, and teach the decoder
     # rebalancing
     ablate: Literal["none", "ot", "ot+refine", "ot+refine+wss", "ot+refine+uss", "full"] = "full"
     ladder: bool = False  # score the masks of all of these in the end

@@ -71,9 +71,12 @@ def test_code_of_guides_runs(page, tmp_path, monkeypatch):
         exec(compile(block, page.name, "exec"), namespace)
 
 
-def test_dalnet_results_are_generated():
-    text = (DOCS / "systems" / "dalnet.md").read_text()
-    for name in result_tables.SYSTEM_TABLES:
+@pytest.mark.parametrize("system", ["dalnet", "dhr"])
+def test_results_of_systems_are_generated(system):
+    text = (DOCS / "systems" / f"{system}.md").read_text()
+    names = [name for name in result_tables.SYSTEM_TABLES if name.startswith(f"{system}_")]
+    assert names
+    for name in names:
         assert f"```{{include}} ../_generated/{name}.md\n```" in text
     assert "±" not in text, "a measured number is typed into the page: it belongs into the JSON"
 

@@ -27,10 +27,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SYSTEM_TABLES = ("dalnet_scenes", "dalnet_scenes_sweep", "dalnet_voc_small")
+SYSTEM_TABLES = (
+    *("dalnet_scenes", "dalnet_scenes_sweep", "dalnet_voc_small"),
+    *("dhr_systems", "dhr_ladder"),
+)
 README_TABLES = {
-    "dalnet_scenes": "Generated scenes (`--data scenes`)",
-    "dalnet_voc_small": "Photographs, a subset of PASCAL VOC 2012 (`--preset voc-small`)",
+    "dalnet_scenes": "DALNet, generated scenes (`--data scenes`)",
+    "dalnet_voc_small": "DALNet, photographs, a subset of PASCAL VOC 2012 (`--preset voc-small`)",
+    "dhr_systems": "DHR, generated scenes (`--data scenes`)",
+    "dhr_ladder": "DHR, masks of training images, rung by rung (`--ladder`)",
 }
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NOTHING = "n/a"
@@ -396,9 +401,9 @@ def write_generated(root: Path = ROOT) -> None:
     pages["thresholds"] = thresholds_page(results / "thresholds.json")
     pages["evaluate_files"] = evaluation_page(results / "evaluate_files.json")
     pages["reliability"] = reliability_page(results / "reliability.json")
-    pages["dalnet_presets"] = (
-        preset_table(read_presets(root / "examples" / "train_dalnet.py")) + "\n"
-    )
+    for system in ("dalnet", "dhr"):
+        presets = read_presets(root / "examples" / f"train_{system}.py")
+        pages[f"{system}_presets"] = preset_table(presets) + "\n"
     for name in SYSTEM_TABLES:
         system_figure(read_results(results / f"{name}.json"), folder / f"{name}.png")
     for name, text in pages.items():
