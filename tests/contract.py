@@ -57,6 +57,10 @@ EXEMPT: dict[str, dict[str, str]] = {
         "module": "a builder",
         "compile": "a builder; what it builds is tested under compile",
     },
+    "load_class_token_weights": dict.fromkeys(
+        ("gradcheck", "module", "compile"), "reads a file into an encoder"
+    ),
+    "class_to_patch_attention": {"module": "a formula without state"},
     "mobilenet_v1": {"gradcheck": "a builder; the gradient path is that of TimmCNN"},
     "patch_class_weights": {"gradcheck": "integers in: nothing to differentiate"},
     "resize_to_stride": {"module": _NO_STATE},
@@ -84,6 +88,14 @@ EXEMPT: dict[str, dict[str, str]] = {
     "affinity_matrix_labels": {"gradcheck": _INTEGERS, "module": _ONE_RADIUS},
     "affinity_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
     "class_heatmaps": {"module": "a formula without state"},
+    "class_token_logits": {"module": "a formula without state"},
+    "infuse_class_tokens": {"module": "a formula; functools.partial is the configured form"},
+    "ClassTokenBank": {"gradcheck": "stored tokens are constants"},
+    "fuse_cams": {"module": "a formula with a mode; functools.partial is the configured form"},
+    "foreground_map": {"module": "a formula without state"},
+    "background_consistency_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
+    "cam_consistency_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
+    "class_token_contrast_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
     "class_groups": {
         "gradcheck": "bools out: nothing to differentiate",
         "module": "a formula with a threshold; functools.partial is the configured form",

@@ -478,6 +478,7 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys(
         (
             *("ClassCentroids", "ClassHeadOutput", "Features", "TextFeatures"),
+            *("QueryKey", "StoredTokens"),
             *("RecordedMetrics", "ScoredMaps", "SegmentationScores", "SweepResult"),
             *("ClassMaps", "MetricDifference"),
             *("BoundaryScores", "ImageScore", "Interval", "SplitScores"),
@@ -499,6 +500,7 @@ EXEMPT: dict[str, str] = {
             *("COCO", "UsableImages", "usable_images", "create_encoder", "create_text_bank"),
             *("outside_text", "read_toco_checkpoint", "read_class_maps"),
             *("FeatureCache", "SavedFeatures", "read_cause_features", "WithPseudoMasks"),
+            "load_class_token_weights",
             *("build_coco_masks", "build_voc_aug"),
         ),
         _FILES,
@@ -592,6 +594,38 @@ def _class_head(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(heads.PatchCAMHead, weights=True)
+def _patch_cam_head(d: Draw) -> dict[str, Any]:
+    b, dim, size = d.whole(1, 2), d.whole(1, 4), d.grid()
+    return {
+        "dim": dim,
+        "num_classes": d.whole(1, 3),
+        "background": d.coin(),
+        "kernel_size": d.one_of(1, 3),
+        "features": d.normal(b, dim, *size),
+        "valid": d.valid(b, *size),
+    }
+
+
+@target(heads.class_token_logits)
+def _token_logits(d: Draw) -> dict[str, Any]:
+    shape = d.whole(1, 2), d.whole(2, 4), d.whole(1, 4)
+    return {"tokens": d.normal(*shape), "background": d.coin()}
+
+
+@target(heads.infuse_class_tokens, huge="the squares of tokens of 1e30 are infinite (rescale)")
+def _infuse(d: Draw) -> dict[str, Any]:
+    b, k, background, dim = d.whole(1, 2), d.whole(1, 3), d.whole(0, 1), d.whole(1, 4)
+    given = k + background * d.whole(0, 1)
+    return {
+        "tokens": d.normal(b, k + background, dim),
+        "source": d.normal(*d.one_of((b, given, dim), (given, dim))),
+        "labels": d.maybe(d.labels(b, k)),
+        "weight": d.one_of(0.0, 0.5, 1.0),
+        "rescale": d.coin(),
+    }
+
+
 @target(heads.ProjectionHead, weights=True)
 def _projection(d: Draw) -> dict[str, Any]:
     b, dim = d.whole(1, 2), d.whole(1, 4)
@@ -661,6 +695,45 @@ def _ema(d: Draw) -> dict[str, Any]:
     return {"model": nn.Linear(2, 1), "x": d.normal(1, 2), "decay": 0.9, "warmup": d.coin()}
 
 
+def _banked(tokens: Any, labels: Any, batch: Any, **settings: Any) -> Any:
+    bank = memory.ClassTokenBank(**settings)
+    bank.push(tokens, labels)
+    return *bank.prototypes(), *bank.sample(batch)
+
+
+@target(
+    memory.ClassTokenBank,
+    call=_banked,
+    words=("tokens", "labels", "batch"),
+    huge="the variance of the layer norm overflows",
+)
+def _bank_of_tokens(d: Draw) -> dict[str, Any]:
+    b, k, dim, size = d.whole(1, 3), d.whole(1, 3), d.whole(1, 4), d.whole(1, 4)
+    return {
+        "num_classes": k,
+        "dim": dim,
+        "size": size,
+        "min_entries": d.maybe(d.whole(1, size)),
+        "normalize": d.coin(),
+        "tokens": d.normal(b, k, dim),
+        "labels": d.labels(b, k),
+        "batch": d.whole(0, 3),
+    }
+
+
+@target(cam.fuse_cams, huge="the product of scores of 1e30 is infinite")
+def _fuse(d: Draw) -> dict[str, Any]:
+    shape = d.whole(1, 2), d.whole(1, 3), *d.grid()
+    mode = d.one_of("product", "sqrt", "attention", "cam")
+    return {"attention": d.uniform(*shape), "cam": d.normal(*shape), "mode": mode}
+
+
+@target(cam.foreground_map)
+def _foreground(d: Draw) -> dict[str, Any]:
+    b, k = d.whole(1, 2), d.whole(1, 3)
+    return {"cam": d.uniform(b, k, *d.grid()), "labels": d.labels(b, k)}
+
+
 @target(cam.normalize_cam, cam.NormalizeCAM)
 def _normalize(d: Draw) -> dict[str, Any]:
     b, k, (h, w) = d.whole(1, 2), d.whole(1, 3), d.grid()
@@ -685,6 +758,33 @@ def _similarity(d: Draw) -> dict[str, Any]:
         "background": background if mode == "margin" else d.maybe(background),
         "mode": mode,
         "temperature": d.one_of(0.05, 1.0),
+    }
+
+
+def _query_key(d: Draw, batch: int, tokens: int) -> dict[str, Any]:
+    shape = batch, d.whole(1, 2), tokens, d.whole(1, 4)
+    return {"q": d.normal(*shape), "k": d.normal(*shape), "scale": 0.5}
+
+
+_HUGE_LOGITS = "products of q and k of 1e60 are infinite"
+
+
+@target(
+    cam.class_to_patch_attention,
+    call=lambda q, k, scale, **a: cam.class_to_patch_attention(
+        {3: backbones.QueryKey(q, k, scale)}, **a
+    ),
+    words=("q", "k", "scale"),
+    huge=_HUGE_LOGITS,
+)
+def _class_attention(d: Draw) -> dict[str, Any]:
+    n, grid = d.whole(1, 3), d.grid(3)
+    return {
+        **_query_key(d, d.whole(1, 2), n + d.whole(0, 1) + grid[0] * grid[1]),
+        "num_class_tokens": n,
+        "grid": grid,
+        "layers": d.one_of(None, (3,)),
+        "reduce": d.one_of("sum", "mean"),
     }
 
 
@@ -1026,6 +1126,41 @@ def _affinity_labels(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(
+    refine.attention_affinity_refine,
+    call=lambda maps, q, k, scale, **a: refine.attention_affinity_refine(
+        maps, {3: backbones.QueryKey(q, k, scale)}, **a
+    ),
+    words=("q", "k", "scale"),
+    huge=_HUGE_LOGITS,
+)
+def _attention_affinity(d: Draw) -> dict[str, Any]:
+    b, (h, w) = d.whole(1, 2), d.grid(3)
+    return {
+        "maps": d.normal(b, d.whole(1, 3), h, w),
+        **_query_key(d, b, d.whole(0, 2) + h * w),
+        "layers": d.one_of(None, (3,)),
+        "reduce": d.one_of("sum", "mean"),
+    }
+
+
+def _attention_module(images: Any, maps: Any, labels: Any, box: Any, **settings: Any) -> Tensor:
+    grid, batch = (2, 2), len(images) if isinstance(images, Tensor) and images.ndim else 1
+    qk = torch.ones(batch, 1, 5, 2)
+    cells = torch.ones(batch, 2, *grid)
+    features = backbones.Features(
+        cells, cells[:, :, 0], {}, {}, {}, {0: backbones.QueryKey(qk, qk, 1.0)}
+    )
+    refiner = refine.AttentionAffinityRefine(**settings)
+    return refiner(images, maps, labels=labels, box=box, features=features)
+
+
+@target(refine.AttentionAffinityRefine, call=_attention_module)
+def _attention_refiner(d: Draw) -> dict[str, Any]:
+    settings = {"layers": d.one_of(None, (0,)), "reduce": d.one_of("sum", "mean")}
+    return {**_refined(refine.NoRefiner())(d), **settings}
+
+
 @target(refine.class_aware_affinity, refine.ClassAwareAffinity)
 def _class_aware_affinity(d: Draw) -> dict[str, Any]:
     b, k, (h, w) = d.whole(1, 2), d.whole(1, 3), d.grid(3)
@@ -1133,6 +1268,38 @@ def _patch_contrast(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(losses.background_consistency_loss, losses.BackgroundConsistencyLoss)
+def _background_consistency(d: Draw) -> dict[str, Any]:
+    b, size = d.whole(1, 2), d.grid()
+    return {
+        "eps": 1e-5,
+        "foreground": d.normal(b, 1, *size),
+        "background": d.normal(b, 1, *size),
+        "labels": d.maybe(d.labels(b, d.whole(1, 3))),
+        "counts": d.maybe(torch.tensor(2)),
+    }
+
+
+@target(losses.cam_consistency_loss, losses.CAMConsistencyLoss)
+def _cam_consistency(d: Draw) -> dict[str, Any]:
+    b, k, background, size = d.whole(1, 2), d.whole(1, 3), d.whole(0, 1), d.grid()
+    return {
+        "eps": 1e-5,
+        "cam": d.normal(b, k + background, *size),
+        "other": d.normal(b, k + background, *size),
+        "labels": d.maybe(d.labels(b, k)),
+        "counts": d.maybe(torch.tensor(2)),
+    }
+
+
+@target(losses.class_token_contrast_loss, losses.ClassTokenContrastLoss)
+def _class_token_contrast(d: Draw) -> dict[str, Any]:
+    b, k, dim = d.whole(1, 2), d.whole(1, 3), d.whole(1, 4)
+    shape = d.one_of((b, k, dim), (d.whole(1, 2), b, k, dim))
+    counts = d.maybe(torch.tensor(2))
+    return {"tokens": d.normal(*shape), "labels": d.labels(b, k), "counts": counts}
+
+
 @target(losses.global_implicit_alignment_loss, losses.GlobalImplicitAlignmentLoss)
 def _gia(d: Draw) -> dict[str, Any]:
     b, k, dim = d.whole(1, 3), d.whole(1, 3), d.whole(1, 4)
@@ -1184,7 +1351,16 @@ def _contrastive_counts(d: Draw) -> dict[str, Any]:
     return {"mask": mask, "labels": d.labels(b, k), "ignore_index": 255}
 
 
-@target(losses.global_implicit_alignment_counts)
+@target(losses.cam_consistency_counts)
+def _cam_counts(d: Draw) -> dict[str, Any]:
+    return {**_gia_counts(d), "background": d.coin()}
+
+
+@target(
+    losses.background_consistency_counts,
+    losses.class_token_contrast_counts,
+    losses.global_implicit_alignment_counts,
+)
 def _gia_counts(d: Draw) -> dict[str, Any]:
     return {"labels": d.labels(d.whole(1, 3), d.whole(1, 3))}
 
@@ -1628,6 +1804,34 @@ def _ids(d: Draw) -> dict[str, Any]:
 
 def _text_encoder() -> nn.Module:
     return backbones.OpenCLIPTextEncoder(_tiny_text()).eval()
+
+
+@target(
+    backbones.TokenViT,
+    weights=True,
+    call=lambda images, layers, attention_layers, num_classes, **a: backbones.TokenViT(
+        _tiny_vit(), num_classes, **a
+    ).eval()(images, layers=layers, attention_layers=attention_layers),
+)
+def _token_vit(d: Draw) -> dict[str, Any]:
+    return {
+        **_wrapped(d),
+        "attention_layers": d.one_of((), (-1,), (0, 1)),
+        "num_classes": d.whole(1, 3),
+        "background": d.coin(),
+        "generator": d.coin(),
+        "resample": d.one_of("compat", "timm"),
+    }
+
+
+@target(backbones.ClassTokens)
+def _class_tokens(d: Draw) -> dict[str, Any]:
+    return {
+        "dim": d.whole(1, 4),
+        "num_classes": d.whole(1, 3),
+        "background": d.coin(),
+        "generator": d.coin(),
+    }
 
 
 @target(backbones.TextBank, call=lambda **a: list(backbones.TextBank(**a).buffers()))

@@ -18,8 +18,14 @@ from wsss_blocks.distributed import (
 from wsss_blocks.losses import (
     affinity_counts,
     affinity_loss,
+    background_consistency_counts,
+    background_consistency_loss,
     balanced_segmentation_counts,
     balanced_segmentation_loss,
+    cam_consistency_counts,
+    cam_consistency_loss,
+    class_token_contrast_counts,
+    class_token_contrast_loss,
     cross_contrastive_counts,
     cross_contrastive_loss,
     global_implicit_alignment_counts,
@@ -30,6 +36,7 @@ from wsss_blocks.losses import (
     segmentation_counts,
     segmentation_loss,
 )
+from wsss_blocks.memory import ClassTokenBank
 from wsss_blocks.refine import affinity_labels, feature_affinity
 
 RANKS = 2
@@ -75,6 +82,26 @@ def affinity(w, features, mask, labels, **options):
     return affinity_loss(near, affinity_labels(mask, radius=2), **options)
 
 
+def background(w, x, mask, labels, **options):
+    maps = torch.einsum("bdhw,de->behw", x, w)
+    return background_consistency_loss(maps[:, :1], maps[:, 1:2], labels=labels, **options)
+
+
+def cams(w, x, mask, labels, **options):
+    maps = torch.einsum("bdhw,de->behw", x, w)
+    return cam_consistency_loss(maps[:, :4], x[:, :4], labels=labels, **options)
+
+
+def more(labels):
+    """Unevenly spread in each split: 3, 2, 2 and 0 classes."""
+    return labels.clone().index_fill(1, torch.tensor(0), 1) * labels.amax(1, keepdim=True)
+
+
+def class_tokens(w, x, mask, labels, **options):
+    tokens = torch.einsum("bdhw,de->behw", x, w).flatten(2).mT
+    return class_token_contrast_loss(tokens[:, :3], more(labels), **options)
+
+
 LOSSES = {
     "global_implicit_alignment": lambda w, x, mask, labels, **k: global_implicit_alignment_loss(
         x.mean((2, 3)) @ w, labels, TEXT[:3], TEXT[3:], **k
@@ -92,6 +119,9 @@ LOSSES = {
         torch.einsum("bdhw,de->behw", x, w), mask, **k
     ),
     "affinity": affinity,
+    "background_consistency": background,
+    "cam_consistency": cams,
+    "class_token_contrast": class_tokens,
 }
 CASES = [
     (name, split)
@@ -123,6 +153,9 @@ SHARES = {
     "cross_contrastive_token": cross_contrastive_counts,
     "global_implicit_alignment": lambda mask, labels: global_implicit_alignment_counts(labels),
     "affinity": lambda mask, labels: affinity_counts(affinity_labels(mask, radius=2)),
+    "background_consistency": lambda mask, labels: background_consistency_counts(labels),
+    "cam_consistency": lambda mask, labels: cam_consistency_counts(labels, background=True),
+    "class_token_contrast": lambda mask, labels: class_token_contrast_counts(more(labels)),
     "soft_margin": lambda mask, labels: torch.tensor(len(labels)),
 }
 WHOLE = {**LOSSES, "soft_margin": soft_margin}
@@ -151,6 +184,24 @@ def rank_average(name, split, gather):
     loss = LOSSES[name](w, *part, gather_distributed=gather)
     (grad,) = torch.autograd.grad(loss, w)
     return sum_over_ranks(loss) / RANKS, sum_over_ranks(grad.contiguous()) / RANKS
+
+
+def pushed():
+    """Class tokens and labels of two steps; a rank has every second pair of images."""
+    tokens = random(2, 2 * RANKS, 3, 5, seed=4)
+    return tokens, (random(2, 2 * RANKS, 3, seed=5) > 0).double()
+
+
+def bank_after(of_rank, gather):
+    """Push two steps of one rank (None: of all), a reload between them."""
+    bank = ClassTokenBank(3, 5, size=3, gather_distributed=gather, dtype=torch.float64)
+    rows = slice(None) if of_rank is None else slice(2 * of_rank, 2 * of_rank + 2)
+    for tokens, labels in zip(*pushed(), strict=True):
+        bank.push(tokens[rows], labels[rows])
+        state = {name: value.clone() for name, value in bank.state_dict().items()}
+        bank = ClassTokenBank(3, 5, size=3, gather_distributed=gather, dtype=torch.float64)
+        bank.load_state_dict(state)
+    return dict(bank.state_dict())
 
 
 def gathered_rows():
@@ -190,6 +241,9 @@ def worker(of_rank, folder):
     results["mean"] = mean_over_ranks(total, count, gather_distributed=True)
     results["local_mean"] = mean_over_ranks(total, count, gather_distributed=False)
 
+    results["bank"] = bank_after(of_rank, gather=True)
+    results["own_bank"] = bank_after(of_rank, gather=False)
+
     for case in CASES:
         results[case, True] = rank_average(*case, gather=True)
         results[case, False] = rank_average(*case, gather=False)
@@ -228,6 +282,18 @@ def test_gather_leaves_the_gradient_of_other_tensors_alone(ranks):
 def test_sum_does_not_depend_on_memory_layout(ranks):
     for result in ranks:
         assert_close(result["strided_sum"], 2 * TEXT.T)
+
+
+@pytest.mark.ddp
+def test_a_bank_holds_the_tokens_of_all_ranks_as_one_process_would(ranks):
+    whole = bank_after(None, gather=False)
+    assert whole["num_pushed"].max() > 3, "the ring goes around"
+    for result in ranks:
+        assert_close(result["bank"]["tokens"], whole["tokens"])
+        assert result["bank"]["num_pushed"].tolist() == whole["num_pushed"].tolist()
+    pushed_alone = sum(result["own_bank"]["num_pushed"] for result in ranks)
+    assert pushed_alone.tolist() == whole["num_pushed"].tolist()
+    assert not torch.equal(ranks[0]["own_bank"]["tokens"], ranks[1]["own_bank"]["tokens"])
 
 
 @pytest.mark.ddp

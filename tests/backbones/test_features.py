@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from oracles.backbones import fit
 from strategies import generator, seeds, sizes, small
 
-from wsss_blocks.backbones import Encoder, Features, SmallCNN, TextEncoder, resize_to_stride
+from wsss_blocks.backbones import (
+    BilateralFeatures,
+    Encoder,
+    Features,
+    SmallCNN,
+    TextEncoder,
+    resize_to_stride,
+)
 
 POLICIES = ("resize", "pad", "floor")
 
@@ -122,6 +129,16 @@ def test_encoders_meet_the_protocol():
     assert isinstance(SmallCNN((8,), blocks=(0,)), Encoder)
     assert not isinstance(torch.nn.Linear(1, 1), Encoder)
     assert not isinstance(SmallCNN((8,), blocks=(0,)), TextEncoder)
+
+
+@pytest.mark.parametrize("kind", ["CNN", "bilateral"])
+def test_encoders_without_attention_say_so(kind):
+    encoder = SmallCNN((8,), blocks=(0,)) if kind == "CNN" else BilateralFeatures(8)
+    assert encoder(torch.rand(1, 3, 8, 8)).attention == {}
+    with pytest.raises(ValueError, match=r"attention_layers must be empty: .* got \(0,\)"):
+        encoder(torch.rand(1, 3, 8, 8), attention_layers=(0,))
+    with pytest.raises(TypeError, match="attention_layers must be a sequence"):
+        encoder(torch.rand(1, 3, 8, 8), attention_layers=1)
 
 
 def test_unknown_name_is_an_attribute_error():

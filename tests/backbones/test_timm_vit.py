@@ -119,6 +119,22 @@ def test_taps_are_on_the_path_and_negative_layers_resolve():
     assert model.project(tokens) is tokens
 
 
+@covers("TimmViT", "oracle")
+@pytest.mark.parametrize("kind", ["class", "registers", "none"])
+def test_attention_is_what_unfused_attention_computes(kind):
+    model, images = encoder(**KINDS[kind]), torch.rand(2, 3, 24, 32)
+    out = model(images, attention_layers=(0, -1))
+    assert list(out.attention) == [0, 2]
+    seen = {}
+    for i in (0, 2):
+        attn = model.model.blocks[i].attn
+        attn.fused_attn = False
+        attn.attn_drop.register_forward_hook(lambda m, args, y, i=i: seen.update({i: args[0]}))
+    model(images)
+    for i, (q, k, scale) in out.attention.items():
+        assert_close((scale * q @ k.mT).softmax(-1), seen[i])
+
+
 @covers("TimmViT", "properties")
 def test_images_do_not_meet_each_other():
     model, images = encoder(), torch.rand(3, 3, 32, 32)

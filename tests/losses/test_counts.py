@@ -8,8 +8,14 @@ from strategies import generator, random_labels, random_mask, seeds, sizes, smal
 
 from wsss_blocks import losses
 from wsss_blocks.losses import (
+    background_consistency_counts,
+    background_consistency_loss,
     balanced_segmentation_counts,
     balanced_segmentation_loss,
+    cam_consistency_counts,
+    cam_consistency_loss,
+    class_token_contrast_counts,
+    class_token_contrast_loss,
     cross_contrastive_counts,
     cross_contrastive_loss,
     global_implicit_alignment_counts,
@@ -61,6 +67,15 @@ LOSSES = {
     "global_implicit_alignment_shifted": lambda *args, **k: global_alignment(
         *args, similarity="shifted", class_reduction="mean", **k
     ),
+    "background_consistency": lambda x, mask, labels, **k: background_consistency_loss(
+        x[:, :1], x[:, 1:2], labels=labels, **k
+    ),
+    "cam_consistency": lambda x, mask, labels, **k: cam_consistency_loss(
+        x[:, :CLASSES], x[:, -CLASSES:], labels=labels, **k
+    ),
+    "class_token_contrast": lambda x, mask, labels, **k: class_token_contrast_loss(
+        torch.stack([x.mean((2, 3)).roll(c, 1) for c in range(CLASSES)], 1), labels, **k
+    ),
 }
 
 
@@ -73,6 +88,12 @@ def counts_of(name, mask, labels):
         return patch_token_contrast_counts(mask)
     if name.startswith("cross"):
         return cross_contrastive_counts(mask, labels)
+    if name.startswith("background"):
+        return background_consistency_counts(labels)
+    if name.startswith("cam"):
+        return cam_consistency_counts(labels)
+    if name.startswith("class_token"):
+        return class_token_contrast_counts(labels)
     return global_implicit_alignment_counts(labels)
 
 

@@ -8,7 +8,10 @@ from strategies import generator
 
 from wsss_blocks.losses import (
     affinity_loss,
+    background_consistency_loss,
     balanced_segmentation_loss,
+    cam_consistency_loss,
+    class_token_contrast_loss,
     cross_contrastive_loss,
     dense_energy_loss,
     global_implicit_alignment_loss,
@@ -48,6 +51,12 @@ CASES = {
     },
     global_implicit_alignment_loss: {"token": random(2, 5), "labels": LABELS, **TEXTS},
     multi_label_soft_margin_loss: {"logits": random(2, 3), "labels": LABELS},
+    background_consistency_loss: {
+        "foreground": random(2, 1, 2, 3),
+        "background": random(2, 1, 2, 3),
+    },
+    cam_consistency_loss: {"cam": random(2, 3, 2, 3), "other": random(2, 3, 2, 3)},
+    class_token_contrast_loss: {"tokens": random(2, 3, 5), "labels": LABELS},
 }
 FLOATS = [
     (loss, name)

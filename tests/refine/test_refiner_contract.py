@@ -4,7 +4,9 @@ import pytest
 import torch
 from contract import assert_close, assert_same
 
+from wsss_blocks.backbones import Features, QueryKey
 from wsss_blocks.refine import (
+    AttentionAffinityRefine,
     DenseCRF,
     NoRefiner,
     PixelAdaptiveRefine,
@@ -23,12 +25,26 @@ def alike_on_a_finer_grid(images, features):
     return alike_in_colour(torch.nn.functional.interpolate(images, scale_factor=3), features)
 
 
+class AttentionOfColours(torch.nn.Module):
+    """Attention that a transformer might have: cells look at cells of a like colour."""
+
+    def forward(self, images, maps, *, labels=None, box=None, features=None):
+        grid = min(4, images.shape[2]), min(3, images.shape[3])
+        pooled = torch.nn.functional.adaptive_avg_pool2d(images.float(), grid)
+        q = torch.nn.functional.pad(pooled.flatten(2).mT, (0, 0, 2, 0))[:, None]
+        attention = {2: QueryKey(4 * q, q, 1.0)}
+        features = Features(pooled, pooled.flatten(2).mT[:, :0], {}, {}, {}, attention)
+        refiner = AttentionAffinityRefine()
+        return refiner(images, maps, labels=labels, box=box, features=features)
+
+
 REFINERS = {
     "none": NoRefiner,
     "par": lambda: PixelAdaptiveRefine(iterations=3),
     "par-full": lambda: PixelAdaptiveRefine(iterations=2, downsample=1, softmax=False),
     "pamr": PixelAdaptiveRefine.pamr,
     "transport": TransportRefine,
+    "attention": AttentionOfColours,
     "walk": lambda: RandomWalk(alike_in_colour, steps=8),
     "walk-fine": lambda: RandomWalk(alike_on_a_finer_grid, steps=64),
     "crf-lattice": lambda: DenseCRF(iterations=3, method="lattice"),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wsss_blocks.backbones.bilateral import BilateralFeatures
+    from wsss_blocks.backbones.class_token_weights import load_class_token_weights
+    from wsss_blocks.backbones.class_tokens import ClassTokens
     from wsss_blocks.backbones.create import create_encoder
     from wsss_blocks.backbones.create_text import create_text_bank
     from wsss_blocks.backbones.features import (
@@ -22,25 +24,31 @@ if TYPE_CHECKING:
     from wsss_blocks.backbones.open_clip_image import OpenCLIPImageEncoder
     from wsss_blocks.backbones.open_clip_text import OpenCLIPTextEncoder
     from wsss_blocks.backbones.outside_text import outside_text
+    from wsss_blocks.backbones.query_key import QueryKey
     from wsss_blocks.backbones.small_cnn import SmallCNN
     from wsss_blocks.backbones.text_bank import TextBank
     from wsss_blocks.backbones.timm_cnn import TimmCNN
     from wsss_blocks.backbones.timm_vit import TimmViT
+    from wsss_blocks.backbones.token_vit import TokenViT
 
 __all__ = [
     "BilateralFeatures",
+    "ClassTokens",
     "Encoder",
     "Features",
     "OpenCLIPImageEncoder",
     "OpenCLIPTextEncoder",
+    "QueryKey",
     "SmallCNN",
     "TextBank",
     "TextEncoder",
     "TextFeatures",
     "TimmCNN",
     "TimmViT",
+    "TokenViT",
     "create_encoder",
     "create_text_bank",
+    "load_class_token_weights",
     "mobilenet_v1",
     "outside_text",
     "resize_to_stride",
@@ -48,18 +56,22 @@ __all__ = [
 
 _HOME = {
     "BilateralFeatures": "bilateral",
+    "ClassTokens": "class_tokens",
     "Encoder": "features",
     "Features": "features",
     "OpenCLIPImageEncoder": "open_clip_image",
     "OpenCLIPTextEncoder": "open_clip_text",
+    "QueryKey": "query_key",
     "SmallCNN": "small_cnn",
     "TextBank": "text_bank",
     "TextEncoder": "features",
     "TextFeatures": "features",
     "TimmCNN": "timm_cnn",
     "TimmViT": "timm_vit",
+    "TokenViT": "token_vit",
     "create_encoder": "create",
     "create_text_bank": "create_text",
+    "load_class_token_weights": "class_token_weights",
     "mobilenet_v1": "mobilenet",
     "outside_text": "outside_text",
     "resize_to_stride": "features",

@@ -1,7 +1,7 @@
 """What the encoders share: image preparation, layer numbers, tokens to grids."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,13 @@ from wsss_blocks._validate import (
     check_sequence,
 )
 from wsss_blocks.backbones.features import Features, SizePolicy, resize_to_stride
+from wsss_blocks.backbones.query_key import QueryKey
 
 __all__ = [
     "channel_statistics",
     "layer_numbers",
     "map_features",
+    "no_attention",
     "prepare_images",
     "resample_position",
     "timm_statistics",
@@ -66,24 +68,41 @@ def prepare_images(
     return resize_to_stride(images, stride=stride, policy=size_policy)
 
 
-def layer_numbers(layers: Sequence[int], available: Sequence[int]) -> tuple[int, ...]:
+def layer_numbers(
+    layers: Sequence[int], available: Sequence[int], *, name: str = "layers"
+) -> tuple[int, ...]:
     """Resolve negative layers from the end and refuse unknown ones."""
-    check_sequence("layers", layers)
+    check_sequence(name, layers)
     for i in layers:
-        check_int("layers", i)
+        check_int(name, i)
     count = len(available)
     wanted = tuple(available[i] if -count <= i < 0 else i for i in layers)
     for i in wanted:
         if i not in available:
             raise ValueError(
-                f"layers must lie in {available[0]}..{available[-1]} "
+                f"{name} must lie in {available[0]}..{available[-1]} "
                 f"(or -{count}..-1, from the end), got {i}."
             )
     return wanted
 
 
+def no_attention(attention_layers: Sequence[int], owner: str) -> None:
+    """Refuse to be asked for attention where there is none to be had."""
+    check_sequence("attention_layers", attention_layers)
+    if len(attention_layers):
+        raise ValueError(
+            f"attention_layers must be empty: {owner} gives no attention, "
+            f"got {tuple(attention_layers)}."
+        )
+
+
 def resample_position(
-    position: Tensor, *, grid: tuple[int, int], old_grid: tuple[int, int], prefix: int
+    position: Tensor,
+    *,
+    grid: tuple[int, int],
+    old_grid: tuple[int, int],
+    prefix: int,
+    antialias: bool = False,
 ) -> Tensor:
     """Resize the grid part of a position embedding ``(1, prefix + N, D)``: plain bicubic.
 
@@ -94,7 +113,7 @@ def resample_position(
         return position
     head, body = position[:, :prefix], position[:, prefix:]
     body = at_least_float32(body).mT.reshape(1, -1, *old_grid)
-    body = F.interpolate(body, size=grid, mode="bicubic", align_corners=False)
+    body = F.interpolate(body, size=grid, mode="bicubic", align_corners=False, antialias=antialias)
     return torch.cat([head, body.flatten(2).mT.to(position.dtype)], dim=1)
 
 
@@ -105,6 +124,7 @@ def token_features(
     grid: tuple[int, int],
     prefix: int,
     num_class_tokens: int,
+    attention: Mapping[int, QueryKey] | None = None,
 ) -> Features:
     """Split prefix and patch tokens of the final and the tapped sequences."""
 
@@ -117,6 +137,7 @@ def token_features(
         intermediates={layer: grid_of(tap) for layer, tap in taps.items()},
         class_tokens_at={layer: tap[:, :num_class_tokens] for layer, tap in taps.items()},
         taps=taps,
+        attention=attention or {},
     )
 
 

@@ -14,7 +14,7 @@ from wsss_blocks._validate import (
     check_same_device,
     check_sequence,
 )
-from wsss_blocks.backbones._common import map_features
+from wsss_blocks.backbones._common import map_features, no_attention
 from wsss_blocks.backbones.features import Features, resize_to_stride
 
 __all__ = ["BilateralFeatures"]
@@ -94,8 +94,11 @@ class BilateralFeatures(nn.Module):
         scales = [colour_scale] * 3 + [position_scale] * 2
         self.register_buffer("directions", drawn / torch.tensor(scales))
 
-    def forward(self, images: Tensor, *, layers: Sequence[int] = ()) -> Features:
+    def forward(
+        self, images: Tensor, *, layers: Sequence[int] = (), attention_layers: Sequence[int] = ()
+    ) -> Features:
         """Encode images; shapes as the class says."""
+        no_attention(attention_layers, "an encoder without a network")
         check_sequence("layers", layers)
         if len(layers):
             raise ValueError(f"layers must be empty: there are none, got {tuple(layers)}.")

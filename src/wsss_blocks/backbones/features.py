@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from wsss_blocks._numerics import at_least_float32
 from wsss_blocks._validate import check_choice, check_finite, check_floating, check_int, check_shape
+from wsss_blocks.backbones.query_key import QueryKey
 
 __all__ = [
     "Encoder",
@@ -82,6 +83,7 @@ class Features(NamedTuple):
             (``torch.autograd.grad`` with respect to a reshaped intermediate finds no path):
             ``(B, prefix + N, D_l)`` with class and register tokens first in a transformer,
             ``(B, D_l, h_l, w_l)`` in a CNN.
+        attention: layer of ``attention_layers`` -> its queries and keys; empty for a CNN.
 
     Example:
         >>> import torch
@@ -95,6 +97,7 @@ class Features(NamedTuple):
     intermediates: dict[int, Tensor]
     class_tokens_at: dict[int, Tensor]
     taps: dict[int, Tensor]
+    attention: Mapping[int, QueryKey] = {}
 
     @property
     def patch_tokens(self) -> Tensor:
@@ -138,7 +141,7 @@ class Encoder(Protocol):
 
     Layers are 0-based block indices in a transformer and stages 1, 2, ... (stride 2, 4, ...) in a
     CNN; negative numbers count from the last layer, and the dictionaries of :class:`Features` are
-    keyed by the number so resolved.
+    keyed by the number so resolved. A network without attention refuses ``attention_layers``.
     """
 
     @property
@@ -157,7 +160,9 @@ class Encoder(Protocol):
     def num_class_tokens(self) -> int:
         """Number n of class tokens."""
 
-    def __call__(self, images: Tensor, *, layers: Sequence[int] = ()) -> Features:
+    def __call__(
+        self, images: Tensor, *, layers: Sequence[int] = (), attention_layers: Sequence[int] = ()
+    ) -> Features:
         """Encode images ``(B, 3, H, W)``."""
 
     def project(self, tokens: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from wsss_blocks._validate import check_choice
 from wsss_blocks.backbones._common import (
     channel_statistics,
     layer_numbers,
+    no_attention,
     prepare_images,
     resample_position,
     token_features,
@@ -118,8 +119,11 @@ class OpenCLIPImageEncoder(nn.Module):
         """Switch the mode; a frozen encoder stays in eval mode."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, images: Tensor, *, layers: Sequence[int] = ()) -> Features:
+    def forward(
+        self, images: Tensor, *, layers: Sequence[int] = (), attention_layers: Sequence[int] = ()
+    ) -> Features:
         """Encode images; shapes as the class says."""
+        no_attention(attention_layers, "open_clip's tower")
         wanted = layer_numbers(layers, tuple(self.layer_dims))
         x = prepare_images(
             images, self.mean, self.std, stride=self.stride, size_policy=self.size_policy

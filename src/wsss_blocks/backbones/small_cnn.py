@@ -10,6 +10,7 @@ from wsss_blocks.backbones._common import (
     channel_statistics,
     layer_numbers,
     map_features,
+    no_attention,
     prepare_images,
 )
 from wsss_blocks.backbones.features import Features, SizePolicy
@@ -109,8 +110,11 @@ class SmallCNN(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
 
-    def forward(self, images: Tensor, *, layers: Sequence[int] = ()) -> Features:
+    def forward(
+        self, images: Tensor, *, layers: Sequence[int] = (), attention_layers: Sequence[int] = ()
+    ) -> Features:
         """Encode images; shapes as the class says."""
+        no_attention(attention_layers, "a CNN")
         wanted = layer_numbers(layers, tuple(self.layer_dims))
         x = prepare_images(
             images, self.mean, self.std, stride=self.stride, size_policy=self.size_policy

@@ -12,6 +12,7 @@ from wsss_blocks._validate import check_choice
 from wsss_blocks.backbones._common import (
     layer_numbers,
     map_features,
+    no_attention,
     prepare_images,
     timm_statistics,
 )
@@ -110,8 +111,11 @@ class TimmCNN(nn.Module):
         """Switch the mode; a frozen encoder stays in eval mode."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, images: Tensor, *, layers: Sequence[int] = ()) -> Features:
+    def forward(
+        self, images: Tensor, *, layers: Sequence[int] = (), attention_layers: Sequence[int] = ()
+    ) -> Features:
         """Encode images; shapes as the class says."""
+        no_attention(attention_layers, "a CNN")
         wanted = layer_numbers(layers, tuple(self.layer_dims))
         x = prepare_images(
             images, self.mean, self.std, stride=self.stride, size_policy=self.size_policy

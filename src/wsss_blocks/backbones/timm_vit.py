@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
-import timm
 import torch
-from timm.models import VisionTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from wsss_blocks._validate import check_choice
 from wsss_blocks.backbones._common import (
-    layer_numbers,
     prepare_images,
     resample_position,
     timm_statistics,
     token_features,
+)
+from wsss_blocks.backbones._vit_blocks import (
+    attention_tapes,
+    embed_patches,
+    open_vit,
+    run_blocks,
 )
 from wsss_blocks.backbones.features import Features, SizePolicy
 
@@ -27,7 +29,8 @@ class TimmViT(nn.Module):
 
     The final tokens come after the last LayerNorm; an intermediate is the raw output of its block,
     before any norm. The position embedding is resampled to each grid (bicubic). Activation
-    checkpointing follows timm's switch: ``encoder.model.set_grad_checkpointing()``.
+    checkpointing follows timm's switch: ``encoder.model.set_grad_checkpointing()``. Attention that
+    is asked for is the queries and keys as fused attention reads them, which goes on being fused.
 
     Reference:
         "An Image is Worth 16x16 Words", section 3.1, https://arxiv.org/abs/2010.11929
@@ -82,24 +85,7 @@ class TimmViT(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("size_policy", size_policy, ("resize", "pad", "floor"))
-        if isinstance(model, str):
-            vit: Any = timm.create_model(model, pretrained=pretrained, num_classes=0)
-        elif pretrained:
-            raise ValueError("pretrained must be False for a model that is already built.")
-        else:
-            vit = model
-        if not isinstance(vit, VisionTransformer):
-            raise TypeError(
-                f"model must be a timm VisionTransformer or the name of one, got "
-                f"{type(vit).__name__}."
-            )
-        height, width = vit.patch_embed.patch_size
-        if height != width:
-            raise ValueError(f"model must have square patches, got {height} x {width}.")
-        if not isinstance(vit.patch_drop, nn.Identity):
-            raise ValueError("model must keep all patches, got patch_drop_rate > 0.")
-        vit.reset_classifier(0, "")
-        vit.patch_embed.strict_img_size = False
+        vit = open_vit(model, pretrained=pretrained)
         self.register_buffer("mean", timm_statistics(vit, "mean", mean))
         self.register_buffer("std", timm_statistics(vit, "std", std))
         self.model: Any = vit
@@ -107,8 +93,9 @@ class TimmViT(nn.Module):
         self.frozen = frozen
         self.dim: int = vit.embed_dim
         self.layer_dims: dict[int, int] = dict.fromkeys(range(len(vit.blocks)), vit.embed_dim)
-        self.stride: int = height
+        self.stride: int = vit.patch_embed.patch_size[0]
         self.num_class_tokens = int(vit.cls_token is not None)
+        self._tapes = attention_tapes(vit)
         if freeze_pos_embed and vit.pos_embed is not None:
             vit.pos_embed.requires_grad_(False)
         if frozen:
@@ -118,28 +105,28 @@ class TimmViT(nn.Module):
         """Switch the mode; a frozen encoder stays in eval mode."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, images: Tensor, *, layers: Sequence[int] = ()) -> Features:
+    def forward(
+        self, images: Tensor, *, layers: Sequence[int] = (), attention_layers: Sequence[int] = ()
+    ) -> Features:
         """Encode images; shapes as the class says."""
-        wanted = layer_numbers(layers, tuple(self.layer_dims))
         x = prepare_images(
             images, self.mean, self.std, stride=self.stride, size_policy=self.size_policy
         )
         grid = (x.shape[-2] // self.stride, x.shape[-1] // self.stride)
-        x = self._embed(x, grid)
-        taps = {}
-        for i, block in enumerate(self.model.blocks):
-            if self.model.grad_checkpointing:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-            if i in wanted:
-                taps[i] = x
+        x, taps, attention = run_blocks(
+            self.model,
+            self._embed(x, grid),
+            self._tapes,
+            layers=layers,
+            attention_layers=attention_layers,
+        )
         return token_features(
             self.model.fc_norm(self.model.norm(x)),
             taps,
             grid=grid,
             prefix=self.model.num_prefix_tokens,
             num_class_tokens=self.num_class_tokens,
+            attention=attention,
         )
 
     def project(self, tokens: Tensor) -> Tensor:
@@ -148,9 +135,7 @@ class TimmViT(nn.Module):
 
     def _embed(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         vit = self.model
-        patches = vit.patch_embed(x)
-        if patches.ndim == 4:  # dynamic_img_size: (B, h, w, D)
-            patches = patches.flatten(1, 2)
+        patches = embed_patches(vit, x)
         prefix = [
             token.expand(len(patches), -1, -1)
             for token in (vit.cls_token, getattr(vit, "dist_token", None), vit.reg_token)

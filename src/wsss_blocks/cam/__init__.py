@@ -1,7 +1,10 @@
 """Class activation maps: where they come from, how they are fused, how they become labels."""
 
 from wsss_blocks.cam.box import box_to_valid, scale_box
+from wsss_blocks.cam.class_attention import class_to_patch_attention
 from wsss_blocks.cam.class_weight import class_weight_cam
+from wsss_blocks.cam.foreground import foreground_map
+from wsss_blocks.cam.fusion import fuse_cams
 from wsss_blocks.cam.gradient import gradient_cam
 from wsss_blocks.cam.multi_scale import multi_scale_cam
 from wsss_blocks.cam.normalize import NormalizeCAM, normalize_cam
@@ -17,7 +20,10 @@ __all__ = [
     "SimilarityCAM",
     "box_to_valid",
     "cam_to_label",
+    "class_to_patch_attention",
     "class_weight_cam",
+    "foreground_map",
+    "fuse_cams",
     "gradient_cam",
     "mixture_threshold",
     "multi_scale_cam",

@@ -1,6 +1,16 @@
-"""Heads: features to class logits, class activation maps and projections."""
+"""Heads: features and class tokens to class logits, class activation maps and projections."""
 
 from .class_head import ClassHead, ClassHeadOutput
+from .class_token_logits import class_token_logits
+from .infusion import infuse_class_tokens
+from .patch_cam_head import PatchCAMHead
 from .projection import ProjectionHead
 
-__all__ = ["ClassHead", "ClassHeadOutput", "ProjectionHead"]
+__all__ = [
+    "ClassHead",
+    "ClassHeadOutput",
+    "PatchCAMHead",
+    "ProjectionHead",
+    "class_token_logits",
+    "infuse_class_tokens",
+]

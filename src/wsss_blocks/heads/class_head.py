@@ -30,7 +30,10 @@ class Pool(Protocol):
 
 
 class ClassHeadOutput(NamedTuple):
-    """Class logits ``(B, K)`` and raw class activation maps ``(B, K, h, w)``."""
+    """Class logits ``(B, K)`` and raw class activation maps ``(B, K, h, w)``.
+
+    A :class:`PatchCAMHead` with background gives maps ``(B, K + 1, h, w)``, background first.
+    """
 
     logits: Tensor
     cam: Tensor
@@ -140,9 +143,10 @@ class ClassHead(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings in the repr."""
-        pool = "" if isinstance(self.pool, nn.Module) else f", pool={_name(self.pool)}"
+        pool = "" if isinstance(self.pool, nn.Module) else f", pool={pool_name(self.pool)}"
         return f"{self.dim}, {self.num_classes}{pool}, pool_at={self.pool_at!r}"
 
 
-def _name(pool: Pool) -> str:
+def pool_name(pool: Pool) -> str:
+    """Name a pooling in a repr."""
     return getattr(pool, "__name__", type(pool).__name__)

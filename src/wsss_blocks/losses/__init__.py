@@ -1,9 +1,24 @@
 """Losses: predictions and weak supervision become scalars."""
 
 from wsss_blocks.losses.affinity import AffinityLoss, affinity_counts, affinity_loss
+from wsss_blocks.losses.background_consistency import (
+    BackgroundConsistencyLoss,
+    background_consistency_counts,
+    background_consistency_loss,
+)
 from wsss_blocks.losses.balanced_segmentation import (
     BalancedSegmentationLoss,
     balanced_segmentation_loss,
+)
+from wsss_blocks.losses.cam_consistency import (
+    CAMConsistencyLoss,
+    cam_consistency_counts,
+    cam_consistency_loss,
+)
+from wsss_blocks.losses.class_token_contrast import (
+    ClassTokenContrastLoss,
+    class_token_contrast_counts,
+    class_token_contrast_loss,
 )
 from wsss_blocks.losses.counts import (
     balanced_segmentation_counts,
@@ -30,7 +45,10 @@ from wsss_blocks.losses.soft_margin import MultiLabelSoftMarginLoss, multi_label
 
 __all__ = [
     "AffinityLoss",
+    "BackgroundConsistencyLoss",
     "BalancedSegmentationLoss",
+    "CAMConsistencyLoss",
+    "ClassTokenContrastLoss",
     "CrossContrastiveLoss",
     "DenseEnergyLoss",
     "GlobalImplicitAlignmentLoss",
@@ -39,8 +57,14 @@ __all__ = [
     "SegmentationLoss",
     "affinity_counts",
     "affinity_loss",
+    "background_consistency_counts",
+    "background_consistency_loss",
     "balanced_segmentation_counts",
     "balanced_segmentation_loss",
+    "cam_consistency_counts",
+    "cam_consistency_loss",
+    "class_token_contrast_counts",
+    "class_token_contrast_loss",
     "cross_contrastive_counts",
     "cross_contrastive_loss",
     "dense_energy_loss",

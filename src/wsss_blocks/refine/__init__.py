@@ -6,6 +6,10 @@ from wsss_blocks.refine.affinity_labels import (
     affinity_labels,
     affinity_matrix_labels,
 )
+from wsss_blocks.refine.attention_affinity import (
+    AttentionAffinityRefine,
+    attention_affinity_refine,
+)
 from wsss_blocks.refine.class_aware_affinity import ClassAwareAffinity, class_aware_affinity
 from wsss_blocks.refine.class_groups import class_groups
 from wsss_blocks.refine.class_heatmaps import class_heatmaps
@@ -22,6 +26,7 @@ from wsss_blocks.refine.transport import TransportRefine, transport_refine
 
 __all__ = [
     "AffinityLabels",
+    "AttentionAffinityRefine",
     "ClassAwareAffinity",
     "ClassRebalancer",
     "DenseCRF",
@@ -37,6 +42,7 @@ __all__ = [
     "add_background",
     "affinity_labels",
     "affinity_matrix_labels",
+    "attention_affinity_refine",
     "class_aware_affinity",
     "class_groups",
     "class_heatmaps",
