@@ -189,7 +189,8 @@ def test_each_ablation_trains_on_its_masks(ablate, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_dhr.refine.ClassRebalancer, "forward", spy)
     watched = ((train_dhr.losses, "segmentation_loss"), (train_dhr.refine, "refine_to_label"))
-    cfg = config("scenes", tmp_path, ablate=ablate, evaluate=False, refiner="none")
+    kept = {"evaluate": False, "refiner": "none", "refine_seed": True}
+    cfg = config("scenes", tmp_path, ablate=ablate, **kept)
     seen = Recorded(cfg, watched=watched)
     assert [set(terms) for terms in seen] == [{"cls", "seg"}] * 2
     wss = 1 + len(cfg.layers)
