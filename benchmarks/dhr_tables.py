@@ -60,7 +60,7 @@ def main(options: Options) -> None:
 
 
 def systems(options: Options) -> None:
-    # Longer than the preset, which has to end within ten CPU-minutes on a busy machine.
+    # Stated here, since the numbers of the docs were made with them and the preset may change.
     base = ["--device", "cpu", "--steps", "800", "--mask-start", "500", *options.extra]
     work = options.work / "dhr-scenes"
     jobs = {
