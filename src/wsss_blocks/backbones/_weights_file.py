@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from wsss_blocks.backbones._common import resample_position
 
-__all__ = ["load_weights_file"]
+__all__ = ["fitted_position", "load_weights_file", "read_tensors"]
 
 # What a checkpoint holds beside the encoder; "pre_logits" is in old ones of ImageNet-21k.
 _CLASSIFIER = ("head.", "head_dist.", "pre_logits.", "attn_pool.")
@@ -21,11 +21,11 @@ def load_weights_file(path: str | os.PathLike[str], model: nn.Module, *, name: s
     The classifier of a vision transformer is left out and its position embedding resampled; the
     counters of batch norms may be missing.
     """
-    state = _read(path)
+    state = read_tensors(path)
     if isinstance(model, VisionTransformer):
         state = {key: value for key, value in state.items() if not key.startswith(_CLASSIFIER)}
         if "pos_embed" in state:
-            state["pos_embed"] = _fitted(state["pos_embed"], model)
+            state["pos_embed"] = fitted_position(state["pos_embed"], model)
     own = model.state_dict()
     # Files older than torch 0.4.1 lack the counters of batch norms, as torch itself tolerates.
     counters = {key: own[key] for key in own if key.endswith(".num_batches_tracked")}
@@ -46,7 +46,8 @@ def load_weights_file(path: str | os.PathLike[str], model: nn.Module, *, name: s
     model.load_state_dict(state)
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a file as timm does, if it is whole and holds tensors alone."""
     try:
         state = load_state_dict(os.fspath(path), weights_only=True)
     except Exception as error:  # each reader of timm's has its own for a damaged file
@@ -60,7 +61,8 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return state
 
 
-def _fitted(position: Tensor, vit: VisionTransformer) -> Tensor:
+def fitted_position(position: Tensor, vit: VisionTransformer) -> Tensor:
+    """Resample a position embedding ``(1, prefix + N, D)`` from a square grid to the model's."""
     prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
     count = position.shape[1] - prefix if position.ndim == 3 else 0
     side = math.isqrt(max(0, count))

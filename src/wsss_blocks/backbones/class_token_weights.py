@@ -1,13 +1,11 @@
 """Released checkpoints of MCTformer, CTI and DeiT for a transformer with class tokens."""
 
-import math
 import os
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from wsss_blocks.backbones._common import resample_position
-from wsss_blocks.backbones._weights_file import _read
+from wsss_blocks.backbones._weights_file import fitted_position, read_tensors
 from wsss_blocks.backbones.token_vit import TokenViT
 
 __all__ = ["load_class_token_weights"]
@@ -56,7 +54,7 @@ def load_class_token_weights(path: str | os.PathLike[str], encoder: TokenViT) ->
         ...     list(load_class_token_weights(f"{folder}/deit.pth", encoder))
         ['norm.weight', 'norm.bias', 'head.weight', 'head.bias']
     """
-    state = _read(path)
+    state = read_tensors(path)
     own = encoder.state_dict()
     new, rest = _tokens(state, own, path), {}
     for key, value in state.items():
@@ -64,7 +62,7 @@ def load_class_token_weights(path: str | os.PathLike[str], encoder: TokenViT) ->
             new[f"model.{key}"] = value
         elif key not in _TOKENS and not key.startswith(_GENERATOR):
             rest[key] = value
-    new["model.pos_embed"] = _patch_position(state, own, encoder, path)
+    new["model.pos_embed"] = _patch_position(state, encoder, path)
     statistics = {"mean": own["mean"], "std": own["std"]}
     unknown = [key for key in rest if key.startswith(("blocks.", "patch_embed."))]
     missing = [key for key in own if key not in new and key not in statistics]
@@ -120,9 +118,7 @@ def _tokens(
     return new | kept
 
 
-def _patch_position(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], encoder: TokenViT, path: object
-) -> Tensor:
+def _patch_position(state: Mapping[str, Tensor], encoder: TokenViT, path: object) -> Tensor:
     position = state.get("pos_embed_pat")
     if position is None:
         position = state.get("pos_embed")
@@ -130,8 +126,4 @@ def _patch_position(
         position = None if position is None else position[:, prefix:]
     if position is None:
         raise ValueError(f"path must hold pos_embed or pos_embed_pat, got neither in {path}.")
-    side = math.isqrt(position.shape[1])
-    if position.shape == own["model.pos_embed"].shape or not side or side**2 != position.shape[1]:
-        return position  # fits, or cannot: the shapes are compared afterwards
-    grid = tuple(encoder.model.patch_embed.grid_size)
-    return resample_position(position, grid=grid, old_grid=(side, side), prefix=0)
+    return fitted_position(position, encoder.model)
