@@ -127,12 +127,8 @@ class ClassHead(nn.Module):
             TypeError: ``features`` is not floating-point or, outside autocast, not of the dtype of
                 the weight, or ``valid`` is not bool.
         """
-        check_shape("features", features, "B D h w", D=self.dim)
-        check_floating("features", features)
-        check_like_weight("features", features, self.weight)
-        check_finite("features", features)
-        batch, _, h, w = features.shape
-        check_valid(valid, batch=batch, size=(h, w))
+        check_features(features, valid, self.weight)
+        batch = features.shape[0]
         cam = F.conv2d(features, self.weight)
         maps = cam if self.pool_at == "cam" else features
         pooled = self.pool(maps, valid=valid)
@@ -145,6 +141,15 @@ class ClassHead(nn.Module):
         """Show the settings in the repr."""
         pool = "" if isinstance(self.pool, nn.Module) else f", pool={pool_name(self.pool)}"
         return f"{self.dim}, {self.num_classes}{pool}, pool_at={self.pool_at!r}"
+
+
+def check_features(features: Tensor, valid: Tensor | None, weight: Tensor) -> None:
+    """Raise unless the input of a head fits its convolution ``(C, D, k, k)``."""
+    check_shape("features", features, "B D h w", D=weight.shape[1])
+    check_floating("features", features)
+    check_like_weight("features", features, weight)
+    check_finite("features", features)
+    check_valid(valid, batch=features.shape[0], size=(features.shape[2], features.shape[3]))
 
 
 def pool_name(pool: Pool) -> str:

@@ -6,17 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_blocks._validate import (
-    check_finite,
-    check_floating,
-    check_int,
-    check_like_weight,
-    check_shape,
-    check_valid,
-)
+from wsss_blocks._validate import check_int, check_shape
 from wsss_blocks.pooling import global_average_pool
 
-from .class_head import ClassHeadOutput, Pool, pool_name
+from .class_head import ClassHeadOutput, Pool, check_features, pool_name
 
 __all__ = ["PatchCAMHead"]
 
@@ -118,15 +111,10 @@ class PatchCAMHead(nn.Module):
             TypeError: ``features`` is not floating-point or, outside autocast, not of the dtype of
                 the weights, or ``valid`` is not bool.
         """
-        check_shape("features", features, "B D h w", D=self.dim)
-        check_floating("features", features)
-        check_like_weight("features", features, self.weight)
-        check_finite("features", features)
-        batch, _, h, w = features.shape
-        check_valid(valid, batch=batch, size=(h, w))
+        check_features(features, valid, self.weight)
         maps = F.conv2d(features, self.weight, self.bias, padding=self.kernel_size // 2)
         logits = self.pool(maps[:, int(self.background) :], valid=valid)
-        check_shape("the output of pool", logits, "B C", B=batch, C=self.num_classes)
+        check_shape("the output of pool", logits, "B C", B=len(features), C=self.num_classes)
         return ClassHeadOutput(logits, maps)
 
     def extra_repr(self) -> str:

@@ -3,17 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import (
-    check_finite,
-    check_floating,
-    check_labels,
-    check_positive,
-    check_same_device,
-    check_shape,
-    check_tensor,
-)
-from wsss_blocks.cam.normalize import scale_to_range
+from wsss_blocks._validate import check_labels, check_positive, check_shape, check_tensor
+from wsss_blocks.losses._map_pairs import check_pair, own_ranges
 from wsss_blocks.losses._shares import check_counts, share
 
 __all__ = [
@@ -84,18 +75,13 @@ def background_consistency_loss(
     check_shape("foreground", foreground, "B 1 h w")
     batch, _, h, w = foreground.shape
     check_shape("background", background, "B 1 h w", B=batch, h=h, w=w)
-    for name, x in (("foreground", foreground), ("background", background)):
-        check_floating(name, x)
-        check_finite(name, x)
-    check_same_device("background", background, "foreground", foreground)
+    check_pair(foreground=foreground, background=background)
     if labels is not None:
         _check_image_labels(labels)
         check_labels(labels, batch=batch, num_classes=labels.shape[1], device=foreground.device)
     check_counts(counts, "", other_name="foreground", other=foreground)
 
-    fg = at_least_float32(foreground)
-    bg = background.to(fg.dtype)
-    fg, bg = (scale_to_range(x, mode="cti", relu=True, eps=eps) for x in (fg, bg))
+    fg, bg = own_ranges(foreground, background, eps=eps)
     each = (1 - fg - bg).abs().mean((1, 2, 3))
     if labels is not None:
         each = each.where((labels > 0).any(1), 0)

@@ -2,17 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import (
-    check_finite,
-    check_floating,
-    check_integer,
-    check_mask_values,
-    check_same_device,
-    check_shape,
-)
+from wsss_blocks.losses._pixels import pixel_losses
 from wsss_blocks.losses._shares import check_counts, share
 from wsss_blocks.losses.counts import balanced_segmentation_counts
 
@@ -69,21 +60,8 @@ def balanced_segmentation_loss(
         >>> balanced_segmentation_loss(torch.zeros(1, 2, 1, 2), torch.full((1, 2, 2), 255))
         tensor(0.)
     """
-    check_shape("logits", logits, "B C h w")
-    check_floating("logits", logits)
-    check_shape("mask", mask, "B H W", B=logits.shape[0])
-    check_integer("mask", mask)
-    check_same_device("mask", mask, "logits", logits)
-    mask = mask.long()  # uint8 wraps an ignore_index of -1 around
-    check_mask_values("mask", mask, num_classes=logits.shape[1], ignore_index=ignore_index)
-    check_finite("logits", logits)
+    loss, mask = pixel_losses(logits, mask, ignore_index=ignore_index)
     check_counts(counts, "2", other_name="logits", other=logits)
-
-    logits = at_least_float32(logits)
-    size = mask.shape[-2:]
-    if logits.shape[-2:] != size:
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    loss = F.cross_entropy(logits, mask, ignore_index=ignore_index, reduction="none")
     known = mask != ignore_index
     parts = known & (mask == 0), known & (mask != 0)
     totals = torch.stack([torch.where(part, loss, 0.0).sum() for part in parts])

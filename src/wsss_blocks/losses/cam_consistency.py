@@ -4,16 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import (
-    check_finite,
-    check_floating,
-    check_labels,
-    check_positive,
-    check_same_device,
-    check_shape,
-)
-from wsss_blocks.cam.normalize import scale_to_range
+from wsss_blocks._validate import check_labels, check_positive, check_shape
+from wsss_blocks.losses._map_pairs import check_pair, own_ranges
 from wsss_blocks.losses._shares import check_counts, share
 
 __all__ = ["CAMConsistencyLoss", "cam_consistency_counts", "cam_consistency_loss"]
@@ -82,10 +74,7 @@ def cam_consistency_loss(
     check_shape("cam", cam, "B K h w")
     batch, kinds, h, w = cam.shape
     check_shape("other", other, "B K h w", B=batch, K=kinds, h=h, w=w)
-    for name, x in (("cam", cam), ("other", other)):
-        check_floating(name, x)
-        check_finite(name, x)
-    check_same_device("other", other, "cam", cam)
+    check_pair(cam=cam, other=other)
     background = False
     if labels is not None:
         background = (
@@ -95,9 +84,7 @@ def cam_consistency_loss(
         check_labels(labels, batch=batch, num_classes=num_classes, device=cam.device)
     check_counts(counts, "", other_name="cam", other=cam)
 
-    x = at_least_float32(cam)
-    y = other.to(x.dtype)
-    x, y = (scale_to_range(z, mode="cti", relu=True, eps=eps) for z in (x, y))
+    x, y = own_ranges(cam, other, eps=eps)
     each = (x - y).abs().mean((2, 3))
     if labels is not None:
         each = each.where(F.pad(labels > 0, (int(background), 0), value=True), 0)

@@ -1,18 +1,9 @@
 """Segmentation loss: plain cross-entropy over the pixels that have a label (DHR, ECCV 2024)."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsss_blocks._numerics import at_least_float32
-from wsss_blocks._validate import (
-    check_finite,
-    check_floating,
-    check_int,
-    check_integer,
-    check_mask_values,
-    check_same_device,
-    check_shape,
-)
+from wsss_blocks._validate import check_int, check_integer, check_shape
+from wsss_blocks.losses._pixels import pixel_losses
 from wsss_blocks.losses._shares import check_counts, share
 
 __all__ = ["SegmentationLoss", "segmentation_counts", "segmentation_loss"]
@@ -68,22 +59,8 @@ def segmentation_loss(
         >>> segmentation_loss(torch.zeros(1, 2, 1, 2), torch.full((1, 2, 2), 255))
         tensor(0.)
     """
-    check_shape("logits", logits, "B C h w")
-    check_floating("logits", logits)
-    check_shape("mask", mask, "B H W", B=logits.shape[0])
-    check_integer("mask", mask)
-    check_same_device("mask", mask, "logits", logits)
-    mask = mask.long()  # uint8 wraps an ignore_index of -1 around
-    check_mask_values("mask", mask, num_classes=logits.shape[1], ignore_index=ignore_index)
-    check_finite("logits", logits)
+    loss, mask = pixel_losses(logits, mask, ignore_index=ignore_index)
     check_counts(counts, "", other_name="logits", other=logits)
-
-    logits = at_least_float32(logits)
-    size = mask.shape[-2:]
-    if logits.shape[-2:] != size:
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    # Ignored pixels are zeros here, and get no gradient.
-    loss = F.cross_entropy(logits, mask, ignore_index=ignore_index, reduction="none")
     if counts is None:
         counts = segmentation_counts(mask, ignore_index=ignore_index)
     return share(loss.sum(), counts, gather_distributed=gather_distributed)
