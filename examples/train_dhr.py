@@ -274,12 +274,7 @@ def evaluate(cfg: Config, model: DHR, device, uss, val, masked, **extra) -> dict
 
     def rebalanced(sample, rung: str):
         """A whole training image as a batch of one, and its rebalanced mask."""
-        names = [name for name in ("image", "labels", "box", "pseudo_mask") if name in sample]
-        batch = {name: sample[name][None].to(device) for name in names}
-        if cfg.eval_size:
-            old, new = tuple(batch["image"].shape[-2:]), (cfg.eval_size, cfg.eval_size)
-            batch["image"] = F.interpolate(batch["image"], new, mode="bilinear")
-            batch["box"] = cam.scale_box(batch["box"], image_size=old, size=new)
+        batch = cli.whole_image(sample, size=cfg.eval_size, device=device)
         if uss:
             batch["uss"] = uss[sample["id"]][None].to(device, torch.float32)
         how = {"stride": cfg.mask_stride, "rung": rung}

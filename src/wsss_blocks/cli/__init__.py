@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wsss_blocks.cli.segment import segment_files
     from wsss_blocks.cli.similarity import draw_similarity
     from wsss_blocks.cli.train_masks import score_train_masks
+    from wsss_blocks.cli.whole import whole_image
 
 __all__ = [
     "Checkpoints",
@@ -40,6 +41,7 @@ __all__ = [
     "score_train_masks",
     "segment_files",
     "start_run",
+    "whole_image",
     "with_masks",
     "write_page",
     "write_train_masks",
@@ -59,6 +61,7 @@ _HOMES = {
     "segment": ("segment_files",),
     "similarity": ("draw_similarity",),
     "train_masks": ("score_train_masks",),
+    "whole": ("whole_image",),
 }
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_blocks._numerics import first_argmax
@@ -106,7 +107,5 @@ def _among(
     segmenter: Segmenter, image: Tensor, labels: Tensor, device: torch.device | str
 ) -> Tensor:
     logits: Tensor = segmenter(image[None].to(device))
-    absent = torch.cat([labels.new_zeros(1), labels]).to(device) <= 0
-    absent[0] = False
-    logits = logits.masked_fill(absent[:, None, None], -torch.inf)
-    return first_argmax(logits, 1)[0].cpu()
+    allowed = F.pad(labels > 0, (1, 0), value=True).to(device)
+    return first_argmax(logits.masked_fill(~allowed[:, None, None], -torch.inf), 1)[0].cpu()

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_blocks._numerics import first_argmax
-from wsss_blocks.cam import normalize_cam, scale_box
+from wsss_blocks.cam import normalize_cam
 from wsss_blocks.cli.page import Picture
 from wsss_blocks.cli.refined import Refine, score_behind_crf
 from wsss_blocks.cli.split_report import write_split_report
 from wsss_blocks.cli.train_masks import score_train_masks
+from wsss_blocks.cli.whole import whole_image
 from wsss_blocks.data import WeakDataset, voc_palette
 from wsss_blocks.distributed import rank
 from wsss_blocks.metrics import (
@@ -117,11 +118,10 @@ def evaluate_system(
 
     def decided(sample: Mapping[str, Any]) -> Tensor:
         assert pseudo_label is not None
-        images = sample["image"][None].to(device)
-        fitted, box = fit(images), sample["box"][None].to(device)
-        box = scale_box(box, image_size=_size(images), size=_size(fitted))
-        ids = pseudo_label(fitted, sample["labels"][None].to(device), box)
-        return F.interpolate(ids[None].float(), size=_size(images), mode="nearest")[0, 0].long()
+        batch = whole_image(sample, size=size, device=device)
+        ids = pseudo_label(batch["image"], batch["labels"], batch["box"])
+        whole = _size(sample["image"])
+        return F.interpolate(ids[None].float(), size=whole, mode="nearest")[0, 0].long()
 
     def segmented(sample: Mapping[str, Any]) -> Tensor:
         assert logits is not None
