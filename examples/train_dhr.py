@@ -15,6 +15,7 @@ network's own (WSS), and teach its decoder. docs/systems/dhr.md says what is inf
 import time
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -294,9 +295,9 @@ def evaluate(cfg: Config, model: DHR, device, uss, val, masked, **extra) -> dict
         refiner=model.refiner, refine=cfg.refine, crf=refine.DenseCRF.preset("dhr"), extra=extra,
     )  # fmt: skip
     if rank() == 0 and "mask" in masked[0]:
-        several = [i for i in range(len(masked)) if masked[i]["labels"].sum() > 1] or [0]
-        cases = []
-        for sample in map(masked.__getitem__, several[:4]):
+        samples, cases = map(masked.__getitem__, range(len(masked))), []
+        several = islice((s for s in samples if s["labels"].sum() > 1), 4)
+        for sample in list(several) or [masked[0]]:
             batch, found = rebalanced(sample, "full")
             features = batch["uss"] if uss else model.uss(batch["image"]).feature_map
             shown = (batch["image"], batch["labels"], features, found, sample["mask"][None])
