@@ -60,8 +60,7 @@ def main(options: Options) -> None:
 
 
 def systems(options: Options) -> None:
-    # Stated here, since the numbers of the docs were made with them and the preset may change.
-    base = ["--device", "cpu", "--steps", "800", "--mask-start", "500", *options.extra]
+    base = ["--device", "cpu", *options.extra]
     work = options.work / "dhr-scenes"
     jobs = {
         (name, seed): (work / f"{i}-seed{seed}", [*base, *switches, "--seed", str(seed)])

@@ -25,7 +25,7 @@ def frozen_features(
 ) -> FeatureCache | SavedFeatures:
     """Open the features of images by their ids; those of an encoder are computed where missing.
 
-    Each process computes its share, after the first one has printed how much disk that takes.
+    Each process computes its share; the first one prints how much disk its own takes beforehand.
 
     Args:
         encoder: a name for :func:`~wsss_blocks.backbones.create_encoder`, as a DINOv2 of timm, or
