@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-STEPS = 20
+STEPS = 10
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 # Several CPU processes under accelerate's own launcher would need MPI.
 ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes=1")
@@ -35,8 +35,8 @@ def train(layout: str, output: Path) -> None:
     options = (
         f"--output {shlex.quote(str(output))} --steps {STEPS} "
         f"--batch-size {batch} --accumulate {accumulate} "
-        "--encoder vit_tiny_patch16_224 --layer 9 --skip None --size 64 --lea-start 4 "
-        "--seg-start 8 --warmup 2 --lr 1e-3 --log-every 1 --device cpu --no-evaluate"
+        "--encoder vit_tiny_patch16_224 --layer 9 --skip None --size 64 --lea-start 2 "
+        "--seg-start 4 --warmup 2 --lr 1e-3 --log-every 1 --device cpu --no-evaluate"
     )
     command = [sys.executable, *launcher, str(SCRIPT), *shlex.split(options)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

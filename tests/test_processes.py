@@ -5,8 +5,15 @@ import pytest
 
 
 @pytest.mark.ddp
-def test_layouts_of_processes_and_micro_batches_train_alike(tmp_path):
-    layouts = [name for name in processes.LAYOUTS if name != "1 x 16"]
+@pytest.mark.parametrize(
+    "layouts",
+    [
+        ["4 micro-batches x 4", "2 ranks x 2 micro-batches x 4"],
+        pytest.param(["2 ranks x 8"], marks=pytest.mark.slow),
+    ],
+    ids=", ".join,
+)
+def test_layouts_of_processes_and_micro_batches_train_alike(tmp_path, layouts):
     for layout, found in processes.compare(tmp_path, layouts).items():
         assert found["losses"] < 1e-4, (layout, found)
         assert found["weights"] < 1e-4, (layout, found)

@@ -27,7 +27,9 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize(
+    "name", ["small-cnn", pytest.param("frozen CNN", marks=pytest.mark.slow), *list(NETWORKS)[2:]]
+)
 def test_network_and_losses_compile_as_one_graph(name):
     torch.manual_seed(0)
     torch._dynamo.reset()
@@ -47,6 +49,7 @@ def test_network_and_losses_compile_as_one_graph(name):
     assert all(g is not None and bool(g.isfinite().all()) for g in grads)
 
 
+@pytest.mark.slow  # test_train_dalnet compares the first steps
 def test_bfloat16_stays_near_float32_for_200_steps(tmp_path, monkeypatch):
     cfg = dataclasses.replace(
         train_dalnet.PRESETS["scenes"], steps=200, batch_size=4, size=48, lea_start=60,

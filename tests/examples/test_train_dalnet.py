@@ -63,8 +63,10 @@ def config(preset: str, output: Path, **changes) -> Config:
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_each_preset_trains_evaluates_and_draws(preset, tmp_path, voc, coco, folder, capsys):
-    root = {"voc": voc, "coco": coco, "folder": folder}.get(PRESETS[preset].data)
-    results = main(config(preset, tmp_path, root=root))
+    changes = {"root": {"voc": voc, "coco": coco, "folder": folder}.get(PRESETS[preset].data)}
+    if preset in ("coco", "folder"):  # the code is the same for each name, that of VOC is large
+        changes["encoder"] = "vit_tiny_patch16_224"
+    results = main(config(preset, tmp_path, **changes))
     told = capsys.readouterr().out
     if preset in ("voc", "coco"):
         assert re.search(r"^layer +9 +DIAL, supplement, Tab. 5", told, re.M)
@@ -212,11 +214,12 @@ def test_demo_finishes_skips_what_is_done_and_writes_the_table(tmp_path, monkeyp
 
 
 @pytest.mark.ddp
-def test_two_processes_train_together(tmp_path):
+def test_two_processes_train_together(tmp_path, voc):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(EXAMPLES / "train_dalnet.py"), "--output", str(tmp_path), "--steps", "2",
-        "--batch-size", "2", "--lea-start", "0", "--seg-start", "0", "--device", "cpu",
+        str(EXAMPLES / "train_dalnet.py"), "--preset", "voc-small", "--data", "voc", "--root",
+        str(voc), "--output", str(tmp_path), "--steps", "2", "--batch-size", "2", "--lea-start",
+        "0", "--seg-start", "0", "--size", "64", "--eval-size", "64", "--device", "cpu",
         "--eval-images", "4",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -224,7 +227,7 @@ def test_two_processes_train_together(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "model.safetensors").is_file()
     # Each process scored half of the images; the counts of both make the result.
-    assert read_metrics(tmp_path / "metrics.json").protocol["seg_miou"].num_images == 200
+    assert read_metrics(tmp_path / "metrics.json").protocol["seg_miou"].num_images == 2
 
 
 def test_compiled_training_equals_eager(tmp_path, monkeypatch):

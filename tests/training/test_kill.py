@@ -22,12 +22,13 @@ def storm(*options: str) -> dict:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("points", ["1", pytest.param("4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("run", list(kill_points.RUNS))
-def test_killed_runs_end_in_the_same_bits(run):
-    # Two random steps and two random operations of saving, with 0 and 2 workers in turn.
-    found = storm("--run", run, "--steps", "2", "--saves", "2", "--seed", "7")
+def test_killed_runs_end_in_the_same_bits(run, points):
+    # Random steps and random operations of saving, with 0 and 2 workers in turn.
+    found = storm("--run", run, "--steps", points, "--saves", points, "--seed", "7")
     assert set(found["results"].values()) == {"exact"}, found
-    assert len(found["results"]) == 4
+    assert len(found["results"]) == 2 * int(points)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
