@@ -500,7 +500,7 @@ EXEMPT: dict[str, str] = {
             *("COCO", "UsableImages", "usable_images", "create_encoder", "create_text_bank"),
             *("outside_text", "read_toco_checkpoint", "read_class_maps"),
             *("FeatureCache", "SavedFeatures", "read_cause_features", "WithPseudoMasks"),
-            "load_class_token_weights",
+            *("create_token_encoder", "load_class_token_weights"),
             *("build_coco_masks", "build_voc_aug"),
         ),
         _FILES,
@@ -1454,6 +1454,12 @@ def _bootstrap(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(metrics.mean_average_precision, nan="no image shows a class")
+def _mean_average_precision(d: Draw) -> dict[str, Any]:
+    b, k = d.whole(1, 4), d.whole(1, 3)
+    return {"scores": d.normal(b, k), "labels": d.labels(b, k)}
+
+
 @target(
     metrics.ThresholdSweep,
     call=lambda **a: _counted(metrics.ThresholdSweep, _SWEEP, a),
@@ -1684,6 +1690,25 @@ def _rebalancing_figure(d: Draw) -> dict[str, Any]:
         "palette": d.maybe(torch.randint(0, 256, (256, 3), generator=d.generator)),
         "ignore_index": 255,
         "cell": 8,
+    }
+
+
+@target(
+    viz.class_token_figure,
+    call=lambda values, **a: viz.class_token_figure({"block 1": values}, path=_SINK, **a),
+    words=("tokens",),
+    device=_MOVED,
+    slow=True,
+)
+def _class_token_figure(d: Draw) -> dict[str, Any]:
+    m, k = d.whole(3, 6), d.whole(1, 3)
+    return {
+        "values": d.normal(m, d.whole(1, 4)),
+        "classes": torch.randint(0, k, (m,), generator=d.generator),
+        "names": [f"class {i}" for i in range(k)],
+        "perplexity": d.one_of(1.0, 30.0),
+        "seed": d.whole(0, 9),
+        "palette": d.maybe(torch.randint(0, 256, (256, 3), generator=d.generator)),
     }
 
 
@@ -2035,6 +2060,7 @@ _SETTINGS: dict[Any, dict[str, Any]] = {
     data.RandomGrayscale: {"p": 0.5},
     data.ChannelPermutation: {"p": 0.5},
     data.GaussianBlur: {"low": 0.1, "high": 2.0, "p": 1.0},
+    data.RandAugment: {"config": "rand-m9-mstd0.5-inc1", "fill": 0.45},
     data.training_transform: {
         "size": 4,
         "scale": (0.5, 2.0),

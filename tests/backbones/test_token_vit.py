@@ -46,6 +46,10 @@ def encoder(*, num_classes=3, background=True, generator=False, resample="compat
     return made
 
 
+def mix(tokens):
+    return (tokens + tokens.flip(1).sin()) / 2
+
+
 class Attending(nn.Module):
     """What can be made of attention, as a tuple."""
 
@@ -56,6 +60,20 @@ class Attending(nn.Module):
     def forward(self, images):
         f = self.model(images, attention_layers=self.layers)
         return f.feature_map, *(x for a in f.attention.values() for x in (a.q, a.k))
+
+
+class Continuing(nn.Module):
+    """A pass and, from its first block on, another one with mixed class tokens."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        first = self.model.encode_patches(self.model.embed(images), layers=(0,))
+        again = self.model.continue_from(first, 0, infuse=mix, attention_layers=(-1,))
+        q, k, _ = again.attention[1]
+        return first.feature_map, again.feature_map, again.class_tokens, q, k
 
 
 def explicit_attention(model, images):
@@ -214,6 +232,71 @@ def test_infusion_is_what_the_next_block_reads():
     assert torch.equal(same.feature_map, plain.feature_map)
 
 
+@covers("TokenViT", "oracle")
+@pytest.mark.parametrize("layer", [0, 1, -2])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_going_on_equals_a_full_pass_with_infusion(layer, checkpointed):
+    model, images = encoder().double(), torch.rand(2, 3, 24, 40).double()
+    model.model.set_grad_checkpointing(checkpointed)
+    later = {"layers": (2,), "attention_layers": (2,)}
+    number = layer % 3
+
+    def values_and_gradients(first, out):
+        assert (list(out.taps), list(out.attention)) == ([2], [2])
+        values = [out.feature_map, out.class_tokens, out.intermediates[2], out.class_tokens_at[2]]
+        values += [out.attention[2].q, out.attention[2].k]
+        # The loss compares both passes, so that gradients reach the shared blocks twice.
+        loss = (out.feature_map - first.feature_map).square().sum()
+        loss = loss + sum(x.square().sum() for x in values)
+        return values, torch.autograd.grad(loss, model.parameters())
+
+    full = model(images), model(images, infuse={layer: mix}, **later)
+    first = model(images, layers=(layer,))
+    kept = [x.clone() for x in (first.feature_map, first.class_tokens, first.taps[number])]
+    found = values_and_gradients(first, model.continue_from(first, layer, infuse=mix, **later))
+    for mine, its in zip(found, values_and_gradients(*full), strict=True):
+        for a, b in zip(mine, its, strict=True):
+            assert_close(a, b)
+    for a, b in zip((first.feature_map, first.class_tokens, first.taps[number]), kept, strict=True):
+        assert torch.equal(a, b)
+
+
+@covers("TokenViT", "properties")
+def test_going_on_without_infusion_gives_the_same_pass_again():
+    model, images = encoder(), torch.rand(2, 3, 32, 32)
+    first = model(images, layers=(0, 1), attention_layers=(1, 2))
+    for layer in (0, 1):
+        again = model.continue_from(first, layer, attention_layers=(2,))
+        assert torch.equal(again.feature_map, first.feature_map)
+        assert torch.equal(again.class_tokens, first.class_tokens)
+        assert torch.equal(again.attention[2].q, first.attention[2].q)
+        assert again.taps == {}
+
+
+@covers("TokenViT", "properties")
+@pytest.mark.parametrize("policy", ["resize", "pad", "floor"])
+def test_embedded_patches_give_the_same_pass(policy):
+    model, images = encoder(), torch.rand(2, 3, 23, 41)
+    model.size_policy = policy
+    patches = model.embed(images)
+    out = model(images, layers=(1,), attention_layers=(2,), infuse={0: mix})
+    again = model.encode_patches(patches, layers=(1,), attention_layers=(2,), infuse={0: mix})
+    assert patches.shape == out.feature_map.shape
+    assert torch.equal(again.feature_map, out.feature_map)
+    assert torch.equal(again.class_tokens, out.class_tokens)
+    assert torch.equal(again.taps[1], out.taps[1])
+    assert torch.equal(again.attention[2].k, out.attention[2].k)
+
+
+@covers("TokenViT", "oracle")
+def test_embedding_is_the_convolution_of_normalised_images():
+    model, images = encoder(), torch.rand(2, 3, 16, 40)
+    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    conv = model.model.patch_embed.proj
+    expected = F.conv2d((images - mean) / std, conv.weight, conv.bias, stride=8)
+    assert_close(model.embed(images), expected)
+
+
 @covers("TokenViT", "properties")
 @pytest.mark.parametrize("kind", [TokenViT, TimmViT])
 def test_checkpointing_changes_no_gradient(kind):
@@ -303,6 +386,11 @@ def test_compiles(checkpointed):
 
 
 @covers("TokenViT", "compile")
+def test_going_on_compiles():
+    assert_compiles(Continuing(encoder(depth=2)), torch.rand(2, 3, 24, 40))
+
+
+@covers("TokenViT", "compile")
 @pytest.mark.parametrize("kind", [TokenViT, TimmViT])
 def test_exports(kind):
     model = encoder(depth=1) if kind is TokenViT else TimmViT(vit(depth=1), mean=MEAN, std=STD)
@@ -346,6 +434,35 @@ def test_refuses():
 
 
 @covers("TokenViT", "errors")
+def test_refuses_to_go_on_from_what_is_not_there():
+    model = encoder()
+    first = model(torch.rand(1, 3, 32, 32), layers=(0, 2))
+    with pytest.raises(ValueError, match=r"features must .* with layers=\(1,\), got \[0, 2\]"):
+        model.continue_from(first, -2)
+    with pytest.raises(ValueError, match=r"layer must lie in 0\.\.2 .*got 3"):
+        model.continue_from(first, 3)
+    with pytest.raises(ValueError, match=r"attention_layers must be at least 1, .*got \[0\]"):
+        model.continue_from(first, 0, attention_layers=(2, 0))
+    with pytest.raises(ValueError, match=r"^layers must be at least 1, .*got \[0\]"):
+        model.continue_from(first, 0, layers=(-3,))
+    with pytest.raises(ValueError, match=r"attention_layers must be at least 3, .*got \[2\]"):
+        model.continue_from(first, 2, attention_layers=(-1,))
+    for shape in ((1, 15, 4, 4), (1, 16, 16), (1, 16, 0, 4)):
+        with pytest.raises(ValueError, match=r"patches must have shape \(B, D, h, w\) with D=16"):
+            model.encode_patches(torch.rand(shape))
+
+
+@covers("TokenViT", "degenerate")
+def test_behind_the_last_block_nothing_is_run():
+    model, images = encoder(), torch.rand(1, 3, 32, 32)
+    first = model(images, layers=(-1,))
+    again, full = model.continue_from(first, -1, infuse=mix), model(images, infuse={2: mix})
+    assert torch.equal(again.class_tokens, mix(first.class_tokens))
+    assert torch.equal(again.class_tokens, full.class_tokens)
+    assert torch.equal(again.feature_map, full.feature_map)
+
+
+@covers("TokenViT", "errors")
 def test_blocks_without_plain_attention_are_refused_when_asked():
     from timm.models.vision_transformer import ParallelThingsBlock
 
@@ -359,7 +476,9 @@ def test_blocks_without_plain_attention_are_refused_when_asked():
 def test_one_patch_a_constant_and_no_images():
     model = encoder()
     assert model(torch.rand(1, 3, 1, 1), attention_layers=(0,)).attention[0].q.shape[2] == 5
-    assert model(torch.rand(0, 3, 32, 32)).class_tokens.shape == (0, 4, 16)
+    none = model(torch.rand(0, 3, 32, 32), layers=(1,))
+    assert none.class_tokens.shape == (0, 4, 16)
+    assert model.continue_from(none, 1, infuse=mix).feature_map.shape == (0, 16, 4, 4)
     flat = model(torch.full((1, 3, 32, 32), 0.1)).feature_map
     flat.sum().backward()
     assert torch.isfinite(flat).all()

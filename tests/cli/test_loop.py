@@ -16,6 +16,7 @@ from wsss_blocks.cli import (
 )
 from wsss_blocks.data import (
     VOC_NAMES,
+    AddView,
     Compose,
     RandomCrop,
     RandomHorizontalFlip,
@@ -117,6 +118,27 @@ def test_given_and_cached_maps_come_together(tmp_path):
         steps(config(tmp_path), maps={"one": [torch.ones(1, 4, 4)] * 4})
     with pytest.raises(ValueError, match=r"sizes must be one of .*, got 'tow'"):
         steps(config(tmp_path), maps=options["maps"], map_sizes={"tow": (4, 4)})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_come_with_the_batches(tmp_path, workers):
+    view = AddView("second", Compose(RandomHorizontalFlip(1.0), RandomCrop((100, 120))))
+    features = [scene["image"] for scene in map(Scenes(size=5).__getitem__, range(5))]
+    options = {"maps": {"features": features}, "map_sizes": {"features": (100, 120)}}
+    keys = {"image", "box", "features", "features_valid"}
+    cfg = config(tmp_path, workers=workers)
+    for _, (batch,) in steps(cfg, transform=Compose(view, RandomCrop((100, 120))), **options):
+        assert batch.keys() == keys | {f"second_{key}" for key in keys} | {"labels"}
+        for key in keys:
+            assert batch[f"second_{key}"].shape == batch[key].shape
+            assert batch[f"second_{key}"].dtype == batch[key].dtype
+        for name in ("", "second_"):
+            shown, image = batch[f"{name}features"], batch[f"{name}image"]
+            torch.testing.assert_close(shown, image, atol=1e-4, rtol=0)
+        for i in range(2):
+            first = batch["image"][i][:, batch["features_valid"][i]].view(3, 96, 96)
+            second = batch["second_image"][i][:, batch["second_features_valid"][i]]
+            assert torch.equal(second.view(3, 96, 96), first.flip(-1))
 
 
 def test_pseudo_masks_come_with_the_batches(tmp_path):

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ from PIL import Image
 
 from wsss_blocks.cli import evaluate_system
 from wsss_blocks.data import Scenes
-from wsss_blocks.metrics import EvaluationProtocol, read_metrics
+from wsss_blocks.metrics import EvaluationProtocol, mean_average_precision, read_metrics
 from wsss_blocks.refine import DenseCRF, NoRefiner
 
 
@@ -139,6 +142,93 @@ def test_a_given_crf_is_the_one_that_scores(tmp_path):
     for name in ("cam_crf_miou", "seg_crf_miou"):
         assert name in results
         assert protocols[name].refiner.startswith(str(crf))
+
+
+def colour_scores(images):
+    """What a poor classifier could say."""
+    means = images.mean((2, 3))
+    return {"token": means.repeat(1, 4)[:, :10], "patch": images.std((2, 3)).repeat(1, 4)[:, 2:]}
+
+
+def test_classifiers_are_scored_by_average_precision(tmp_path):
+    results = run(tmp_path, class_scores=colour_scores, figure_images=1)
+    samples = [Known("val")[i] for i in range(3)]
+    labels = torch.stack([s["labels"] for s in samples])
+    rows = [colour_scores(s["image"][None]) for s in samples]
+    recorded = read_metrics(tmp_path / "metrics.json")
+    for name in ("token", "patch"):
+        expected = mean_average_precision(torch.cat([row[name] for row in rows]), labels)
+        assert results[f"{name}_ap"] == pytest.approx(expected)
+        assert recorded.results[f"{name}_ap"] == pytest.approx(expected, abs=1e-5)
+        protocol = recorded.protocol[f"{name}_ap"]
+        assert not protocol.labels_used
+        assert (protocol.threshold, protocol.refiner, protocol.num_images) == (None, "none", 3)
+    assert {"cam_miou", "seg_miou"} < set(results)
+    assert not [name for name in run(tmp_path, figure_images=1) if name.endswith("_ap")]
+
+
+def test_a_perfect_classifier_scores_one_and_sees_squares(tmp_path):
+    val, seen = Known("val"), []
+
+    def class_scores(images):
+        seen.append(images.shape)
+        labels = next(s["labels"] for s in map(val.__getitem__, range(3)) if close(s, images))
+        return {"token": (labels[None] - 0.5).requires_grad_()}
+
+    def close(sample, images):
+        small = F.interpolate(sample["image"][None], (40, 40), mode="bilinear")
+        return torch.equal(small, images)
+
+    maps = {"class_maps": lambda images: {"cam": torch.rand(1, 10, 3, 3)}, "logits": None}
+    label = {"pseudo_label": lambda *_: torch.zeros(1, 40, 40, dtype=torch.int64)}
+    results = run(tmp_path, size=40, class_scores=class_scores, **maps, **label)
+    assert seen == [(1, 3, 40, 40)] * 3
+    assert results["token_ap"] == 1.0
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+sys.path[:0] = sys.argv[3:]
+from test_report import colour_scores, run
+
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+options = {"class_scores": colour_scores, "logits": None, "train": None, "figure_images": 1}
+alone = run(folder / f"alone {rank}", **options)
+store = f"file://{folder / 'store'}"
+dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+both = run(folder / "both", **options)
+for name in ("token_ap", "patch_ap"):
+    assert abs(both[name] - alone[name]) < 1e-12, name
+dist.destroy_process_group()
+print("equal")
+"""
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_two_processes_score_classifiers_like_one(tmp_path):
+    here = Path(__file__).parent
+    arguments = [str(tmp_path), str(here), str(here.parent)]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(rank), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [p.communicate(timeout=180)[0] for p in ranks]
+    finally:
+        for p in ranks:
+            p.kill()
+    assert [p.returncode for p in ranks] == [0, 0], outputs
+    assert all("equal" in out for out in outputs)
 
 
 def test_the_functions_see_squares_and_are_scored_at_full_size(tmp_path):

@@ -8,8 +8,10 @@ import torch
 from oracles.segmentation_scores import confusion, scores
 from strategies import generator, random_mask
 
-from wsss_blocks.cli import score_train_masks
+from wsss_blocks.cli import RunConfig, run_segmenter, score_train_masks, write_train_masks
+from wsss_blocks.data import Scenes, WithPseudoMasks, read_mask
 from wsss_blocks.metrics import EvaluationProtocol
+from wsss_blocks.segmenters import SegmentationNetwork
 
 LINE = EvaluationProtocol(
     dataset="pets", split="val", num_images=200, scales=(1.0,), flip=False, refiner="walk",
@@ -114,6 +116,66 @@ def test_masks_that_do_not_fit_are_named(index):
     ):
         with pytest.raises(error, match=message):
             score_train_masks({"wrong": wrong}, Part(index), protocol=LINE)
+
+
+def test_a_function_makes_the_masks_of_the_samples(tmp_path):
+    scenes, seen = Scenes(size=3), []
+
+    def made(sample):
+        seen.append(sample["id"])
+        first = int(sample["labels"].argmax()) + 1
+        return torch.full(sample["image"].shape[1:], 255).index_fill_(0, torch.tensor([0]), first)
+
+    folder = write_train_masks(made, scenes, str(tmp_path / "new" / "masks"))
+    assert folder == tmp_path / "new" / "masks"
+    assert seen == list(scenes.ids)
+    assert sorted(p.name for p in folder.iterdir()) == [f"{name}.png" for name in scenes.ids]
+    for i in range(3):
+        sample = WithPseudoMasks(scenes, folder)[i]
+        assert torch.equal(sample["pseudo_mask"].long(), made(sample).long())
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    scenes, made = Scenes(size=4), []
+
+    def interrupted(sample):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(sample["id"])
+        return torch.ones(96, 96, dtype=torch.uint8)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_train_masks(interrupted, scenes, tmp_path)
+    again = []
+
+    def zeros(sample):
+        again.append(sample["id"])
+        return torch.zeros(96, 96, dtype=torch.uint8)
+
+    write_train_masks(zeros, scenes, tmp_path)
+    assert made + again == list(scenes.ids)
+    written = [read_mask(tmp_path / f"{name}.png").unique().tolist() for name in scenes.ids]
+    assert written == [[1], [1], [0], [0]]
+    with pytest.raises(TypeError, match="mask must hold integers"):
+        write_train_masks(lambda sample: sample["image"][0], scenes, tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_segmenter_is_asked_among_the_classes_of_the_image(tmp_path):
+    torch.manual_seed(0)
+    scenes, network = Scenes(size=3), SegmentationNetwork(num_classes=11, hidden_dim=8)
+    segmenter = run_segmenter(RunConfig(), network, scenes.names)
+    folder = write_train_masks(segmenter, scenes, tmp_path / "masks")
+    for i, name in enumerate(scenes.ids):
+        image, labels = scenes[i]["image"], scenes[i]["labels"]
+        with torch.no_grad():
+            logits = segmenter(image[None])[0]
+        allowed = [0, *(k + 1 for k in range(10) if labels[k] > 0)]
+        expected = torch.tensor(allowed)[logits[allowed].argmax(0)]
+        assert torch.equal(read_mask(folder / f"{name}.png").long(), expected)
+    with pytest.raises(ValueError, match=r"source must know the classes .*'cat', 'dog'"):
+        write_train_masks(segmenter, Pets(), tmp_path / "pets")
+    assert not (tmp_path / "pets").exists()
 
 
 SCRIPT = """

@@ -6,7 +6,9 @@ import torch
 
 from wsss_blocks import data
 from wsss_blocks.data import (
+    AddView,
     Augmented,
+    RandomCrop,
     RandomHorizontalFlip,
     Resize,
     Scenes,
@@ -241,6 +243,32 @@ def test_cached_maps_follow_their_image():
     batch = next(iter(step_loader(scenes, Resize((96, 96)), batch_size=2, steps=1,
                                   maps={"features": maps})))  # fmt: skip
     assert batch["maps"]["features"].shape == (2, 3, 12, 12)
+
+
+def test_cached_maps_follow_each_view():
+    scenes = Scenes(size=3)
+    maps = [scenes[i]["image"] for i in range(3)]
+    mirrored = Augmented(scenes, AddView("second", RandomHorizontalFlip(1.0)))
+    for index in range(3):
+        sample = WithMaps(mirrored, {"features": maps})[index, 7]
+        view = sample["views"]["second"]
+        assert view.keys() == {"image", "box", "geometry", "maps", "valid"}
+        torch.testing.assert_close(sample["maps"]["features"], maps[index])
+        torch.testing.assert_close(view["maps"]["features"], maps[index].flip(-1))
+        assert sample["valid"]["features"].all()
+        assert view["valid"]["features"].all()
+
+
+def test_each_view_says_where_it_shows_the_image():
+    scenes = Scenes(size=3)
+    maps = {"features": [scenes[i]["image"] for i in range(3)]}
+    cut = Augmented(scenes, AddView("second", RandomCrop(120)))
+    view = WithMaps(cut, maps, sizes={"features": (120, 120)})[1, 7]["views"]["second"]
+    torch.testing.assert_close(view["maps"]["features"], view["image"], atol=1e-4, rtol=0)
+    top, left, bottom, right = view["box"].tolist()
+    inside = torch.zeros(120, 120, dtype=torch.bool)
+    inside[top:bottom, left:right] = True
+    assert torch.equal(view["valid"]["features"], inside)
 
 
 def test_cached_maps_must_be_one_per_image():

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from wsss_blocks.backbones.class_tokens import ClassTokens
     from wsss_blocks.backbones.create import create_encoder
     from wsss_blocks.backbones.create_text import create_text_bank
+    from wsss_blocks.backbones.create_tokens import create_token_encoder
     from wsss_blocks.backbones.features import (
         Encoder,
         Features,
@@ -48,6 +49,7 @@ __all__ = [
     "TokenViT",
     "create_encoder",
     "create_text_bank",
+    "create_token_encoder",
     "load_class_token_weights",
     "mobilenet_v1",
     "outside_text",
@@ -71,6 +73,7 @@ _HOME = {
     "TokenViT": "token_vit",
     "create_encoder": "create",
     "create_text_bank": "create_text",
+    "create_token_encoder": "create_tokens",
     "load_class_token_weights": "class_token_weights",
     "mobilenet_v1": "mobilenet",
     "outside_text": "outside_text",

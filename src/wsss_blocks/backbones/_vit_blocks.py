@@ -101,16 +101,21 @@ def run_blocks(
     layers: Sequence[int],
     attention_layers: Sequence[int],
     after: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}),
+    first: int = 0,
 ) -> tuple[Tensor, dict[int, Tensor], dict[int, QueryKey]]:
-    """Run all blocks; return the last tokens, those after ``layers``, and attention.
+    """Run the blocks from ``first`` on; return the last tokens, those after ``layers``, attention.
 
     ``after`` changes what a block put out before the next one reads it; the tap is unchanged.
     """
     available = range(len(vit.blocks))
     wanted = layer_numbers(layers, available)
     asked = layer_numbers(attention_layers, available, name="attention_layers")
+    for name, numbers in (("layers", wanted), ("attention_layers", asked)):
+        if skipped := [i for i in numbers if i < first]:
+            raise ValueError(f"{name} must be at least {first}, which runs first, got {skipped}.")
     taps, attention = {}, {}
-    for i, block in enumerate(vit.blocks):
+    for i in available[first:]:
+        block = vit.blocks[i]
         tape = tapes[i] if i in asked else None
         if i in asked and tape is None:
             raise ValueError(

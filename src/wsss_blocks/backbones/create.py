@@ -1,6 +1,7 @@
 """The encoders that every example can be asked for by name."""
 
 import os
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -65,30 +66,18 @@ def create_encoder(
                 f"weights must be None for {name!r}, which starts from scratch, got {weights!r}."
             )
         _check_left_out(name, output_stride, frozen)
-        return SmallCNN() if name == "small-cnn" else _small_vit()
-    if name != "mobilenet" and ":" not in name and not timm.is_model(name):  # "hf-hub:..."
-        near = ", ".join(repr(n) for n in get_close_matches(name, timm.list_models(), n=3))
-        raise ValueError(
-            "name must be 'small-cnn', 'small-vit', 'mobilenet' or a name of timm, "
-            f"got {name!r}{f' (near: {near})' if near else ''}."
-        )
-    download = weights == "pretrained" and name != "mobilenet"
-    file = None if download else weights
-    if file is not None and not os.path.isfile(file):
-        choices = "None" if name == "mobilenet" else "None, 'pretrained'"
-        raise FileNotFoundError(
-            f"weights must be {choices} or a file for {name!r}, got {str(file)!r}: no such file."
-        )
+        if name == "small-cnn":
+            return SmallCNN()
+        small, statistics = small_vit()
+        return TimmViT(small, **statistics)
+    is_vit = name != "mobilenet" and is_timm_vit(name, own=("small-cnn", "small-vit", "mobilenet"))
+    file = weights_file(name, weights)
+    download = weights is not None and file is None
     stride, freeze = 16 if output_stride is None else output_stride, frozen is not False
     if stride not in (8, 16, 32):
         raise ValueError(f"output_stride must be None, 8, 16 or 32, got {output_stride!r}.")
     if name == "mobilenet":
         return TimmCNN(mobilenet_v1(output_stride=stride, weights=file), frozen=freeze)
-    try:
-        with torch.device("meta"):  # what it is, without its memory
-            is_vit = isinstance(timm.create_model(name), VisionTransformer)
-    except RuntimeError as error:
-        raise ValueError(f"name must be one that timm can build, got {name!r}: {error}") from error
     if is_vit:
         _check_left_out(name, output_stride, frozen)
         vit = TimmViT(name, pretrained=download, freeze_pos_embed=True)
@@ -119,7 +108,37 @@ def _dilated(name: str, output_stride: int, download: bool) -> nn.Module:
         ) from error
 
 
-def _small_vit() -> TimmViT:
+def weights_file(
+    name: str, weights: str | os.PathLike[str] | None
+) -> str | os.PathLike[str] | None:
+    """Return the file to read weights from, None for those that timm downloads or for none."""
+    if weights is None or (weights == "pretrained" and name != "mobilenet"):
+        return None
+    if not os.path.isfile(weights):
+        choices = "None" if name == "mobilenet" else "None, 'pretrained'"
+        raise FileNotFoundError(
+            f"weights must be {choices} or a file for {name!r}, got {str(weights)!r}: no such file."
+        )
+    return weights
+
+
+def is_timm_vit(name: str, *, own: Sequence[str]) -> bool:
+    """Tell whether timm's network of this name is a vision transformer; ``own`` are ours."""
+    if ":" not in name and not timm.is_model(name):  # "hf-hub:..."
+        near = ", ".join(repr(n) for n in get_close_matches(name, timm.list_models(), n=3))
+        raise ValueError(
+            f"name must be {', '.join(map(repr, own))} or a name of timm, "
+            f"got {name!r}{f' (near: {near})' if near else ''}."
+        )
+    try:
+        with torch.device("meta"):  # what it is, without its memory
+            return isinstance(timm.create_model(name), VisionTransformer)
+    except RuntimeError as error:
+        raise ValueError(f"name must be one that timm can build, got {name!r}: {error}") from error
+
+
+def small_vit() -> tuple[VisionTransformer, dict[str, Any]]:
+    """Return three blocks on the stages of :class:`SmallCNN`, and its colour statistics."""
     # Patches cut from pixels learn too slowly from scratch; a convolutional stem does not
     # ("Early Convolutions Help Transformers See Better", https://arxiv.org/abs/2106.14881).
     stem = SmallCNN()
@@ -133,4 +152,4 @@ def _small_vit() -> TimmViT:
         num_classes=0,
     )
     vit.patch_embed.proj = nn.Sequential(*stem.stages)
-    return TimmViT(vit, mean=stem.mean.tolist(), std=stem.std.tolist())
+    return vit, {"mean": stem.mean.tolist(), "std": stem.std.tolist()}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from wsss_blocks._validate import check_choice
+from wsss_blocks._validate import check_choice, check_shape
 from wsss_blocks.backbones._common import (
     layer_numbers,
     prepare_images,
@@ -147,11 +147,29 @@ class TokenViT(nn.Module):
         (:func:`~wsss_blocks.heads.infuse_class_tokens`), ``class_tokens_at`` and ``taps`` do not
         change.
         """
+        options: dict[str, Any] = {"layers": layers, "attention_layers": attention_layers}
+        return self.encode_patches(self.embed(images), **options, infuse=infuse)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Cut images into patches ``(B, D, h, w)``, to which no position has been added yet."""
         x = prepare_images(
             images, self.mean, self.std, stride=self.stride, size_policy=self.size_policy
         )
         grid = (x.shape[-2] // self.stride, x.shape[-1] // self.stride)
-        vit, n = self.model, self.num_class_tokens
+        patches = embed_patches(self.model, x).mT
+        return patches.reshape(*patches.shape[:2], *grid)
+
+    def encode_patches(
+        self,
+        patches: Tensor,
+        *,
+        layers: Sequence[int] = (),
+        attention_layers: Sequence[int] = (),
+        infuse: Mapping[int, Infusion] = MappingProxyType({}),
+    ) -> Features:
+        """Encode what :meth:`embed` returned, or cached maps in its place ``(B, D, h, w)``."""
+        check_shape("patches", patches, "B D h w", D=self.dim)
+        vit, grid = self.model, (patches.shape[2], patches.shape[3])
         position = resample_position(
             vit.pos_embed,
             grid=grid,
@@ -159,21 +177,55 @@ class TokenViT(nn.Module):
             prefix=0,
             antialias=self.resample == "timm",
         )
-        patches = embed_patches(vit, x) + position
-        tokens = self.class_tokens().to(patches.dtype).expand(len(patches), -1, -1)
+        x = patches.flatten(2).mT + position
+        tokens = self.class_tokens().to(x.dtype).expand(len(x), -1, -1)
+        x = vit.norm_pre(vit.pos_drop(torch.cat([tokens, x], dim=1)))
         chosen = layer_numbers(tuple(infuse), tuple(self.layer_dims), name="infuse")
         after = {
-            i: partial(_infused, count=n, function=function)
+            i: partial(_infused, count=self.num_class_tokens, function=function)
             for i, function in zip(chosen, infuse.values(), strict=True)
         }
-        x, taps, attention = run_blocks(
-            vit,
-            vit.norm_pre(vit.pos_drop(torch.cat([tokens, patches], dim=1))),
-            self._tapes,
-            layers=layers,
-            attention_layers=attention_layers,
-            after=after,
-        )
+        asked: dict[str, Any] = {"layers": layers, "attention_layers": attention_layers}
+        return self._run(x, grid, **asked, after=after)
+
+    def continue_from(
+        self,
+        features: Features,
+        layer: int,
+        *,
+        infuse: Infusion | None = None,
+        layers: Sequence[int] = (),
+        attention_layers: Sequence[int] = (),
+    ) -> Features:
+        """Run the blocks behind ``layer`` once more, with other class tokens.
+
+        Equal to a pass with ``infuse={layer: infuse}``, but for dropout, at the cost of the later
+        blocks alone: patches, and what came before, are those of ``features``, gradients included.
+
+        Args:
+            features: of a pass that was asked for ``layers=(layer,)``.
+            layer: behind which block to go on, 0-based.
+            infuse: function of the class tokens ``(B, n, D)`` that the block put out.
+            layers: later ones, of which to return intermediate maps.
+            attention_layers: later ones, of which to return attention.
+
+        Raises:
+            ValueError: ``features`` lack the layer, or an earlier one is asked for.
+        """
+        (layer,) = layer_numbers((layer,), tuple(self.layer_dims), name="layer")
+        if layer not in features.taps:
+            raise ValueError(
+                f"features must come from a pass with layers=({layer},), got {list(features.taps)}."
+            )
+        x, grid = features.taps[layer], features.intermediates[layer].shape[-2:]
+        if infuse is not None:
+            x = _infused(x, count=self.num_class_tokens, function=infuse)
+        asked: dict[str, Any] = {"layers": layers, "attention_layers": attention_layers}
+        return self._run(x, (grid[0], grid[1]), **asked, first=layer + 1)
+
+    def _run(self, x: Tensor, grid: tuple[int, int], **options: Any) -> Features:
+        n = self.num_class_tokens
+        x, taps, attention = run_blocks(self.model, x, self._tapes, **options)
         return token_features(x, taps, grid=grid, prefix=n, num_class_tokens=n, attention=attention)
 
     def project(self, tokens: Tensor) -> Tensor:

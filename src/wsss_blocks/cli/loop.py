@@ -24,8 +24,9 @@ class TrainingSteps:
 
     The micro-batches of a step are ``cfg.accumulate`` dictionaries with ``image``, ``labels``,
     ``box``, each map by its name and where it shows the image as ``NAME_valid``, and, if the
-    samples have one, ``pseudo_mask``, on the device of the accelerator. They depend on seed and
-    step alone.
+    samples have one, ``pseudo_mask``, on the device of the accelerator. What a view of the samples
+    (:class:`~wsss_blocks.data.AddView`) holds follows as ``VIEW_image`` and so on. They depend on
+    seed and step alone.
 
     Args:
         cfg: of the run.
@@ -121,10 +122,17 @@ class TrainingSteps:
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
 
     def _moved(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        keys = ("image", "labels", "box", "pseudo_mask")
-        found = {key: batch[key] for key in keys if key in batch} | batch.get("maps", {})
-        found |= {f"{name}_valid": where for name, where in batch.get("valid", {}).items()}
+        found = _tensors(batch)
+        for view, shown in batch.get("views", {}).items():
+            found |= {f"{view}_{key}": value for key, value in _tensors(shown).items()}
         return {key: value.to(self.accelerator.device) for key, value in found.items()}
+
+
+def _tensors(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    keys = ("image", "labels", "box", "pseudo_mask")
+    found: dict[str, Tensor] = {key: batch[key] for key in keys if key in batch}
+    found |= batch.get("maps", {})
+    return found | {f"{name}_valid": where for name, where in batch.get("valid", {}).items()}
 
 
 class Checkpoints:

@@ -1,6 +1,9 @@
 """Masks that another method made of the training images: what a second one starts from."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,19 +55,20 @@ def with_masks(
 
 
 def write_train_masks(
-    segmenter: Segmenter,
+    source: Segmenter | Callable[[Mapping[str, Any]], Tensor],
     dataset: WeakDataset,
     folder: str | Path,
     *,
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Segment labelled images among the classes of their labels, one file ``ID.png`` each.
+    """Make the masks of labelled images, one file ``ID.png`` each.
 
     Files that are there already stay: an interrupted run goes on. In a process group each process
     writes its share; wait for the others before reading.
 
     Args:
-        segmenter: trained, by any method.
+        source: a trained segmenter, asked among the classes of each image's labels; or what makes
+            ids ``(H, W)`` of a sample.
         dataset: its samples have ``labels``; masks are not read.
         folder: made if need be.
         device: where the segmenter is.
@@ -87,25 +91,25 @@ def write_train_masks(
         ['train_00000.png', 'train_00001.png']
     """
     folder = Path(folder)
-    if tuple(segmenter.names) != tuple(dataset.names):
-        raise ValueError(
-            f"segmenter must know the classes of the data set {tuple(dataset.names[:3])}..., "
-            f"got {tuple(segmenter.names[:3])}..."
-        )
-    segmenter.eval()
+    if isinstance(source, Segmenter):
+        if tuple(source.names) != tuple(dataset.names):
+            raise ValueError(
+                f"source must know the classes of the data set {tuple(dataset.names[:3])}..., "
+                f"got {tuple(source.names[:3])}..."
+            )
+        source = partial(_among, source.eval(), device=device)
     for index in range(rank(), len(dataset), world_size()):
         path = folder / f"{dataset.ids[index]}.png"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            sample = dataset[index]
-            write_mask(path, _among(segmenter, sample["image"], sample["labels"], device))
+            write_mask(path, source(dataset[index]))
     return folder
 
 
 @torch.no_grad()
 def _among(
-    segmenter: Segmenter, image: Tensor, labels: Tensor, device: torch.device | str
+    segmenter: Segmenter, sample: Mapping[str, Any], *, device: torch.device | str
 ) -> Tensor:
-    logits: Tensor = segmenter(image[None].to(device))
-    allowed = F.pad(labels > 0, (1, 0), value=True).to(device)
-    return first_argmax(logits.masked_fill(~allowed[:, None, None], -torch.inf), 1)[0].cpu()
+    logits: Tensor = segmenter(sample["image"][None].to(device))
+    allowed = F.pad(sample["labels"] > 0, (1, 0), value=True).to(device)
+    return first_argmax(logits.masked_fill(~allowed[:, None, None], -torch.inf), 1)[0]

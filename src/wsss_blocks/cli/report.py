@@ -21,11 +21,12 @@ from wsss_blocks.cli.split_report import write_split_report
 from wsss_blocks.cli.train_masks import score_train_masks
 from wsss_blocks.cli.whole import whole_image
 from wsss_blocks.data import WeakDataset, voc_palette
-from wsss_blocks.distributed import rank
+from wsss_blocks.distributed import gather_objects, rank, world_size
 from wsss_blocks.metrics import (
     EvaluationProtocol,
     SplitScores,
     evaluate_masks,
+    mean_average_precision,
     read_metrics,
     score_maps,
     write_metrics,
@@ -42,6 +43,7 @@ def evaluate_system(
     class_maps: Callable[[Tensor], Mapping[str, Tensor]],
     pseudo_label: Callable[[Tensor, Tensor, Tensor], Tensor] | None,
     logits: Callable[[Tensor], Tensor] | None,
+    class_scores: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
     val: WeakDataset,
     train: WeakDataset | None,
     protocol: EvaluationProtocol,
@@ -61,7 +63,8 @@ def evaluate_system(
     Results, as mIoU: each class map ``NAME_miou`` and after refinement ``NAME_par_miou``, with
     image labels and the threshold that is best on training images; ``pseudo_label_miou`` and what
     else :func:`score_train_masks` says of the pseudo-labels of those training images, and of
-    ``masks``; ``seg_miou`` of the decoder, without image labels. With ``refine="crf"``, instead of
+    ``masks``; ``seg_miou`` of the decoder, without image labels; for ``class_scores`` the mean
+    average precision ``NAME_ap``. With ``refine="crf"``, instead of
     ``NAME_par_miou``: ``NAME_crf_miou`` behind a dense CRF at the size of the image, with that
     threshold as the background's score; ``seg_raw_miou`` of one view, where ``logits`` takes more;
     ``seg_crf_miou`` of all views and a CRF. Its constants stand in the protocol.
@@ -79,6 +82,7 @@ def evaluate_system(
             pseudo-labels need more than that: see ``masks``.
         logits: images -> ``(1, K+1, h, w)``, as a :class:`~wsss_blocks.segmenters.Segmenter`;
             None where there is no decoder yet.
+        class_scores: images ``(1, 3, H, W)`` -> ``(1, K)`` scores by name.
         val: scored, with masks if there are any.
         train: its masks choose thresholds; None, or a set without masks, takes the threshold of
             the protocol.
@@ -157,6 +161,10 @@ def evaluate_system(
         by_refiner = replace(maps_protocol, refiner=str(refiner))
         found = score_train_masks(masks, chosen_on, protocol=by_refiner)
         results, protocols = results | found[0], protocols | found[1]
+    if class_scores is not None:
+        found_ap = _average_precision(lambda x: class_scores(fit(x)), val, device)
+        results |= found_ap
+        protocols |= dict.fromkeys(found_ap, replace(plain, labels_used=False))
     if logits is not None:
         scores = evaluate_masks(segmented, val, num_classes=classes, names=names).compute()
         results["seg_miou"], details["seg"] = scores.miou, scores
@@ -188,6 +196,28 @@ def evaluate_system(
                 run=read_metrics(output / "metrics.json").run,
             )  # fmt: skip
     return results
+
+
+def _average_precision(
+    class_scores: Callable[[Tensor], Mapping[str, Tensor]],
+    val: WeakDataset,
+    device: torch.device | str,
+) -> dict[str, float]:
+    labels: list[Tensor] = []
+    rows: dict[str, list[Tensor]] = {}
+    for index in range(rank(), len(val), world_size()):
+        sample = val[index]
+        labels.append(sample["labels"])
+        for name, row in class_scores(sample["image"][None].to(device)).items():
+            rows.setdefault(name, []).append(row[0].detach().float().cpu())
+    everywhere = gather_objects((labels, rows))
+    truth = torch.stack([row for labels, _ in everywhere for row in labels])
+    return {
+        f"{name}_ap": mean_average_precision(
+            torch.stack([row for _, rows in everywhere for row in rows.get(name, [])]), truth
+        )
+        for name in rows
+    }
 
 
 def _peak_memory() -> int:

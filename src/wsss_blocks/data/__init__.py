@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         RandomGrayscale,
     )
     from wsss_blocks.data.pseudo_masks import WithPseudoMasks
+    from wsss_blocks.data.rand_augment import RandAugment
     from wsss_blocks.data.recipe import training_transform
     from wsss_blocks.data.sample import Sample as Sample
     from wsss_blocks.data.sample import Transform as Transform
@@ -88,6 +89,7 @@ __all__ = [
     "ImageTextPairs",
     "MapFiles",
     "PascalContext",
+    "RandAugment",
     "RandomCaption",
     "RandomCrop",
     "RandomGrayscale",
@@ -155,6 +157,7 @@ _HOMES = {
     "pascal_context": ("PascalContext",),
     "photometric": ("ChannelPermutation", "ColorJitter", "GaussianBlur", "RandomGrayscale"),
     "pseudo_masks": ("WithPseudoMasks",),
+    "rand_augment": ("RandAugment",),
     "recipe": ("training_transform",),
     "sample": ("Sample", "Transform", "collate", "new_sample"),
     "sampling": ("Augmented", "StepSampler"),

@@ -96,7 +96,8 @@ class WithMaps(Dataset[Sample]):
     of another method. :func:`replay` moves it under the same scale, flip and crop as the image,
     onto a grid of its own size or, where maps differ in size, of one size, so that maps collate.
     Colour changes do not reach a cached map. The map is in ``sample["maps"][name]``, and
-    ``sample["valid"][name]`` is True where the crop shows the image and not padding.
+    ``sample["valid"][name]`` is True where the crop shows the image and not padding. Each view of
+    the sample (:class:`AddView`) gets ``maps`` and ``valid`` likewise.
 
     Args:
         dataset: augmented samples.
@@ -139,12 +140,15 @@ class WithMaps(Dataset[Sample]):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         sample = self.dataset[key]
-        sample["maps"], sample["valid"] = {}, {}
+        shown = [sample, *sample.get("views", {}).values()]
+        for view in shown:
+            view["maps"], view["valid"] = {}, {}
         for name, cached in self.maps.items():
             source = cached[key[0]]
             check_shape("map", source, "C h w")
             check_floating("map", source)
             size = self.sizes.get(name, (source.shape[-2], source.shape[-1]))
-            moved, valid = replay(source.float(), sample["geometry"], size=size)
-            sample["maps"][name], sample["valid"][name] = moved, valid
+            for view in shown:
+                moved, valid = replay(source.float(), view["geometry"], size=size)
+                view["maps"][name], view["valid"][name] = moved, valid
         return sample

@@ -1,5 +1,6 @@
 """Streaming segmentation scores, threshold sweeps and the protocol beside each number."""
 
+from wsss_blocks.metrics.average_precision import mean_average_precision
 from wsss_blocks.metrics.bootstrap import ImageBootstrap, Interval
 from wsss_blocks.metrics.boundary import BoundaryEvaluator, BoundaryScores, boundary_region
 from wsss_blocks.metrics.compare import MetricDifference, compare_metrics
@@ -31,6 +32,7 @@ __all__ = [
     "evaluate_masks",
     "hardware",
     "hash_masks",
+    "mean_average_precision",
     "read_metrics",
     "score_maps",
     "sweep_maps",

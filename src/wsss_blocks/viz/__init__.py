@@ -7,8 +7,10 @@ from wsss_blocks.viz.palette import colorize, heat_colors
 from wsss_blocks.viz.rebalancing import rebalancing_figure
 from wsss_blocks.viz.segmentation import segmentation_figure
 from wsss_blocks.viz.similarity import similarity_figure
+from wsss_blocks.viz.tokens import class_token_figure
 
 __all__ = [
+    "class_token_figure",
     "colorize",
     "curve_figure",
     "figure_grid",

@@ -15,6 +15,7 @@ from wsss_blocks._validate import (
     check_shape,
     values_are_checked,
 )
+from wsss_blocks.data.names import voc_palette
 
 __all__ = [
     "Color",
@@ -24,6 +25,7 @@ __all__ = [
     "check_grid",
     "check_texts",
     "check_unit_range",
+    "class_colors",
 ]
 
 Color = Sequence[int]
@@ -132,3 +134,21 @@ def check_unit_range(name: str, batch: Images) -> None:
                 raise ValueError(
                     f"{name} must hold scores in [0, 1], got values from {low:.4g} to {high:.4g}."
                 )
+
+
+def class_colors(palette: Tensor | None, classes: int) -> Tensor:
+    """Return the ``(n, 3)`` levels of a palette, VOC's by default, if it has enough colours."""
+    colors = voc_palette() if palette is None else palette
+    check_shape("palette", colors, "n 3")
+    check_integer("palette", colors)
+    if colors.is_meta:
+        raise ValueError("palette must hold data, got a tensor on the meta device.")
+    colors = colors.cpu().long()
+    low, high = int(colors.min()), int(colors.max())
+    if not 0 <= low <= high <= 255:
+        raise ValueError(f"palette must hold levels in 0..255, got {low} to {high}.")
+    if len(colors) < classes:
+        raise ValueError(
+            f"palette must have a colour for each of {classes} names, got {len(colors)}."
+        )
+    return colors

@@ -7,9 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_blocks._validate import check_int, check_integer, check_sequence, check_shape
+from wsss_blocks._validate import check_int, check_sequence
 from wsss_blocks.data.names import voc_palette
-from wsss_blocks.viz._checks import Images, check_batch, check_examples, check_unit_range
+from wsss_blocks.viz._checks import (
+    Images,
+    check_batch,
+    check_examples,
+    check_unit_range,
+    class_colors,
+)
 from wsss_blocks.viz.grid import figure_grid
 from wsss_blocks.viz.overlay import overlay_heatmap, overlay_mask
 from wsss_blocks.viz.palette import heat_colors
@@ -157,21 +163,8 @@ def rebalancing_figure(
 
 def _colors(palette: Tensor | None, classes: int, ignore_index: int) -> Tensor:
     """Take the colours of the classes and, after them, that of ignored pixels."""
-    voc = voc_palette().long()
-    colors = voc if palette is None else palette
-    check_shape("palette", colors, "n 3")
-    check_integer("palette", colors)
-    if colors.is_meta:
-        raise ValueError("palette must hold data, got a tensor on the meta device.")
-    colors = colors.cpu().long()
-    low, high = int(colors.min()), int(colors.max())
-    if not 0 <= low <= high <= 255:
-        raise ValueError(f"palette must hold levels in 0..255, got {low} to {high}.")
-    if len(colors) < classes:
-        raise ValueError(
-            f"palette must have a colour for each of {classes} names, got {len(colors)}."
-        )
-    ignored = colors[ignore_index] if 0 <= ignore_index < len(colors) else voc[-1]
+    colors = class_colors(palette, classes)
+    ignored = colors[ignore_index] if 0 <= ignore_index < len(colors) else voc_palette()[-1].long()
     return torch.cat([colors[:classes], ignored[None]])
 
 
