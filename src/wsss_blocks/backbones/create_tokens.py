@@ -60,9 +60,8 @@ def create_token_encoder(
     Args:
         name: ``"small-vit"`` (three blocks of width 128 on the stages of
             :class:`~wsss_blocks.backbones.SmallCNN`, from scratch); ``"mobilenet"`` or the name of
-            a timm CNN: three blocks of width 256, from scratch, on its frozen features
-            (:class:`EncoderPatches`); otherwise the name of a timm ViT, as
-            ``"deit_small_patch16_224"`` in the papers.
+            a timm CNN (three blocks of width 256, from scratch, on its frozen features); otherwise
+            the name of a timm ViT, in the papers ``"deit_small_patch16_224"``.
         num_classes: K, without background.
         weights: None for random ones; ``"pretrained"`` for those that timm downloads; a file: of
             the CNN for :func:`~wsss_blocks.backbones.create_encoder`, of a ViT for

@@ -31,7 +31,7 @@ def score_train_masks(
             are put in.
 
     Returns:
-        Results and their protocols: for each name the mIoU ``NAME_miou``, the share of labelled
+        Results, and their protocols. For each name the mIoU ``NAME_miou``, the share of labelled
         pixels that it decides ``NAME_decided``, and the mIoU over the images of at least two
         classes ``NAME_multi_miou`` (left out where no pixel of such an image is decided).
 
