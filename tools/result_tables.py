@@ -401,7 +401,7 @@ def write_generated(root: Path = ROOT) -> None:
     pages["thresholds"] = thresholds_page(results / "thresholds.json")
     pages["evaluate_files"] = evaluation_page(results / "evaluate_files.json")
     pages["reliability"] = reliability_page(results / "reliability.json")
-    for system in ("dalnet", "dhr"):
+    for system in ("dalnet", "dhr", "cti"):
         presets = read_presets(root / "examples" / f"train_{system}.py")
         pages[f"{system}_presets"] = preset_table(presets) + "\n"
     for name in SYSTEM_TABLES:

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wsss_blocks.cli.class_tokens import draw_class_tokens
     from wsss_blocks.cli.config import load_config, parse_config, save_config
     from wsss_blocks.cli.evaluate import MaskFiles, evaluate_files
     from wsss_blocks.cli.features import frozen_features
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from wsss_blocks.cli.segment import segment_files
     from wsss_blocks.cli.similarity import draw_similarity
     from wsss_blocks.cli.train_masks import score_train_masks
-    from wsss_blocks.cli.whole import whole_image
+    from wsss_blocks.cli.whole import whole_image, whole_mask
 
 __all__ = [
     "Checkpoints",
@@ -27,6 +28,7 @@ __all__ = [
     "RunConfig",
     "TrainingSteps",
     "describe_recipe",
+    "draw_class_tokens",
     "draw_rebalancing",
     "draw_similarity",
     "evaluate_files",
@@ -42,12 +44,14 @@ __all__ = [
     "segment_files",
     "start_run",
     "whole_image",
+    "whole_mask",
     "with_masks",
     "write_page",
     "write_train_masks",
 ]
 
 _HOMES = {
+    "class_tokens": ("draw_class_tokens",),
     "config": ("load_config", "parse_config", "save_config"),
     "evaluate": ("MaskFiles", "evaluate_files"),
     "features": ("frozen_features",),
@@ -61,7 +65,7 @@ _HOMES = {
     "segment": ("segment_files",),
     "similarity": ("draw_similarity",),
     "train_masks": ("score_train_masks",),
-    "whole": ("whole_image",),
+    "whole": ("whole_image", "whole_mask"),
 }
 
 

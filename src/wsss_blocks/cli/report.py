@@ -19,7 +19,7 @@ from wsss_blocks.cli.page import Picture
 from wsss_blocks.cli.refined import Refine, score_behind_crf
 from wsss_blocks.cli.split_report import write_split_report
 from wsss_blocks.cli.train_masks import score_train_masks
-from wsss_blocks.cli.whole import whole_image
+from wsss_blocks.cli.whole import whole_mask
 from wsss_blocks.data import WeakDataset, voc_palette
 from wsss_blocks.distributed import gather_objects, rank, world_size
 from wsss_blocks.metrics import (
@@ -122,10 +122,7 @@ def evaluate_system(
 
     def decided(sample: Mapping[str, Any]) -> Tensor:
         assert pseudo_label is not None
-        batch = whole_image(sample, size=size, device=device)
-        ids = pseudo_label(batch["image"], batch["labels"], batch["box"])
-        whole = _size(sample["image"])
-        return F.interpolate(ids[None].float(), size=whole, mode="nearest")[0, 0].long()
+        return whole_mask(pseudo_label, sample, size=size, device=device)
 
     def segmented(sample: Mapping[str, Any]) -> Tensor:
         assert logits is not None

@@ -1,0 +1,106 @@
+"""Train CTI behind the tables of the docs, and write their JSON.
+
+    python -m benchmarks.cti_tables scenes
+    python -m benchmarks.cti_tables voc --shared $WSSS_SHARED_DATA
+
+Each rung of the ladder adds a part of CTI (--method); "tokenless" has the background loss without
+the background token. ``scenes``: beside them the MCTformers. ``voc``: the real subset, a small
+transformer on the frozen features of an ImageNet MobileNet. Each training is a process of its own
+with one thread (--jobs of them at a time); finished ones are kept below --work.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from benchmarks._systems import ROOT, present_commit, train_all, write_table
+
+LADDER = {
+    "baseline": "baseline",
+    "+ background loss alone": "tokenless",
+    "+ background token and loss": "bgt",
+    "+ intra-image infusion": "intra",
+    "+ cross-image infusion (CTI)": "cti",
+}
+OTHERS = {"MCTformer-V1": "mctformer-v1", "MCTformer-V2": "mctformer-v2"}
+OTHERS |= {"MCTformer+": "mctformer-plus"}
+COLUMNS = {
+    "token mAP": "token_ap",
+    "patch mAP": "patch_ap",
+    "stem": "stem_miou",
+    "patch CAM": "cam_miou",
+    "attention": "attention_miou",
+    "fused": "fused_miou",
+    "fused, spread": "spread_miou",
+    "masks": "pseudo_label_miou",
+}
+COSTS = {"train, CPU s": "train_cpu_seconds", "memory, MiB": "peak_memory_mib"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    table: tyro.conf.Positional[Literal["scenes", "voc"]]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    methods: tuple[str, ...] = ()  # of --method; (): all of the table
+    jobs: int = 2
+    shared: Path = Path(os.environ.get("WSSS_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    work: Path = ROOT / "runs" / "tables"
+    output: Path = ROOT / "benchmarks" / "results"
+    extra: tuple[str, ...] = ()  # more options for every training
+    commit: str = ""  # of finished trainings that are only collected; "" is the present one
+
+
+def main(options: Options) -> None:
+    base = ["--device", "cpu", "--no-masks", *options.extra]
+    names = LADDER | OTHERS if options.table == "scenes" else LADDER
+    if options.table == "voc":
+        weights = str(options.shared / "weights" / "mobilenetv1_075_imagenet.safetensors")
+        base += ["--preset", "voc-small", "--data", "voc", "--root", str(options.shared)]
+        base += ["--split", "train", "--weights", weights]
+    names = {n: m for n, m in names.items() if m in options.methods or not options.methods}
+    work = options.work / f"cti-{options.table}"
+    jobs = {
+        (name, seed): (work / f"{m}-seed{seed}", [*base, "--method", m, "--seed", str(seed)])
+        for seed in options.seeds
+        for name, m in names.items()
+    }
+    records = train_all("train_cti.py", jobs, at_once=options.jobs)
+    rows, protocols = [], {}
+    for name in names:
+        seeds = {}
+        for seed in options.seeds:
+            record = records[name, seed]
+            found = {head: result for head, result in COLUMNS.items() if result in record.results}
+            values = {head: 100 * record.results[result] for head, result in found.items()}
+            values |= {head: record.run[cost] for head, cost in COSTS.items()}
+            seeds[str(seed)] = {head: round(float(v), 2) for head, v in values.items()}
+            for head, result in found.items():
+                protocols.setdefault(head, {"line": record.protocol[result].describe()})
+        rows.append({"name": name, "seeds": seeds})
+    notes = [
+        "The last checkpoint of each run, never the best. mAP and class maps on validation images; "
+        "the threshold of each map is the best on the first 200 training images. Masks: of those "
+        "training images, at the preset's threshold.",
+        "MCTformer-V1 learns from its class tokens alone: its patch classifier is untrained.",
+        "Costs were measured with several runs at a time on a shared, busy machine.",
+    ]
+    shown = " --shared $WSSS_SHARED_DATA" if options.table == "voc" else ""
+    content = {
+        "command": f"python -m benchmarks.cti_tables {options.table}{shown}",
+        "commit": options.commit or present_commit(),
+        "hardware": next(iter(records.values())).run["hardware"],
+        "protocol": protocols,
+        "notes": notes,
+        "columns": [*COLUMNS, *COSTS],
+        "rows": rows,
+    }
+    write_table(options.output / f"cti_{options.table}.json", content)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
