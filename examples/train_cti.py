@@ -34,9 +34,7 @@ from wsss_blocks import (
     metrics,
     pooling,
     refine,
-    viz,
 )
-from wsss_blocks.distributed import rank
 from wsss_blocks.training import Phases, param_groups, save_weights
 
 
@@ -169,9 +167,7 @@ class CTISystem(nn.Module):
             "background": range(depth)[-cfg.background_last :],
             "later": range(cfg.infuse_layer + 1, depth),
         }
-        self.walk = None
-        if cfg.walk != "none":
-            self.walk = nn.Conv2d(dim, {"psa": 64, "irn": 1}[cfg.walk], 1)
+        self.walk = None if cfg.walk == "none" else refine.LearntWalk(dim, kind=cfg.walk)
 
     def patches(self, batch: dict[str, Tensor], view: str = "") -> Tensor:
         if (cached := batch.get(f"{view}features")) is not None:
@@ -229,27 +225,17 @@ class CTISystem(nn.Module):
             both = refine.attention_affinity_refine(both, features.attention, **later)
         return both.split(1, 1)
 
-    def affinity(self, patches: Tensor):
-        """How alike near patches are, and where an edge is: learnt from confident seeds."""
-        found = self.walk(self.encoder.encode_patches(patches).feature_map.detach())
-        if self.cfg.walk == "psa":
-            return refine.feature_affinity(found.relu()), 0.0
-        edge = found.sigmoid()
-        return refine.edge_affinity(edge), edge
-
     def pseudo_label(self, images: Tensor, labels: Tensor, box: Tensor) -> Tensor:
         """Masks of whole images, of the size of the images."""
         scores = cam.normalize_cam(self.class_maps(images)["seed"]) * labels[:, :, None, None]
         if self.walk is not None:
-            affinity, edge = self.affinity(self.patches({"image": images}))
-            how = {"psa": {"beta": 8, "steps": 64}, "irn": {"beta": 10, "steps": 256}}
-            scores = refine.random_walk(scores * (1 - edge), affinity, **how[self.cfg.walk])
-            scores = cam.normalize_cam(scores) * labels[:, :, None, None]
+            features = self.encoder.encode_patches(self.patches({"image": images})).feature_map
+            scores = cam.normalize_cam(self.walk(scores, features)) * labels[:, :, None, None]
         scores = F.interpolate(scores, images.shape[-2:], mode="bilinear")
         options = {"thresholds": (self.cfg.threshold,) * 2, "box": box}
         return refine.refine_to_label(scores, images, labels, refine.NoRefiner(), **options)
 
-    def affinity_loss(self, patches: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def affinity_loss(self, patches: Tensor, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Affinities of the patches against those of confident seeds."""
         labels, size = batch["labels"], tuple(patches.shape[-2:])
         with torch.no_grad():
@@ -258,8 +244,8 @@ class CTISystem(nn.Module):
             images = F.interpolate(batch["image"], size, mode="area")
             options = {"thresholds": self.cfg.walk_labels, "box": box}
             sure = refine.refine_to_label(scores, images, labels, refine.NoRefiner(), **options)
-        pairs = refine.affinity_labels(sure)
-        return losses.affinity_loss(self.affinity(patches)[0], pairs, gather_distributed=True)
+        pairs = self.walk.pairs(sure, size=size)
+        return losses.affinity_loss(self.walk.affinity(features), pairs, gather_distributed=True)
 
     def forward(self, batch, active: frozenset[str], counts=None) -> dict[str, Tensor]:
         """Losses; with ``counts`` this batch's share in those of the step."""
@@ -309,7 +295,8 @@ class CTISystem(nn.Module):
         if "cross" in active:
             terms["cross"] = cfg.infusion_weight * self.cross(first, scores, labels, counts)
         if self.walk is not None and "walk" in active:
-            terms["walk"] = self.affinity_loss(patches.detach(), batch) / cfg.accumulate
+            found = self.affinity_loss(patches, first.feature_map, batch)
+            terms["walk"] = found / cfg.accumulate
         return terms
 
     def cross(self, first: backbones.Features, scores: Tensor, labels: Tensor, counts) -> Tensor:
@@ -423,31 +410,22 @@ def evaluate(cfg: Config, model: CTISystem, device, val, masked, **extra) -> dic
         found = model.encoder.encode_patches(patches, layers=layers).class_tokens_at
         return {f"block {i + 1}": x[:, int(model.method.token) :] for i, x in found.items()}
 
-    figures = cfg.output / "figures"
-    cli.draw_class_tokens(figures / "class_tokens.png", class_tokens, val, device=device)
-    if model.has_background and rank() == 0:
-        draw_background(figures / "background.png", cfg, model, val, device)
+    def background(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        asked = {"attention_layers": model.layers["all"]}
+        features = model.encoder.encode_patches(model.patches(batch), **asked)
+        scores = model.head(features.feature_map).cam
+        pair = model.background_maps(features, scores, batch["labels"])
+        return dict(zip(("classes", "background"), pair, strict=True))
+
+    figures, seen = cfg.output / "figures", {"device": device}
+    cli.draw_class_tokens(figures / "class_tokens.png", class_tokens, val, **seen)
+    if model.has_background:
+        cli.draw_maps(figures / "background.png", background, val, size=cfg.eval_size, **seen)
     return cli.evaluate_system(
         cfg.output, class_maps=model.class_maps, pseudo_label=model.pseudo_label, logits=None,
         class_scores=class_scores, val=val, train=masked, protocol=protocol, size=cfg.eval_size,
         refiner=refine.NoRefiner(), refine=cfg.refine, device=device, seed=cfg.seed, extra=extra,
     )  # fmt: skip
-
-
-@torch.no_grad()
-def draw_background(path: Path, cfg: Config, model: CTISystem, val, device, *, images: int = 6):
-    """Draw what the background loss compares: the map of the classes, and that of background."""
-    rows = []
-    for index in range(0, len(val), max(1, len(val) // images))[:images]:
-        batch = cli.whole_image(val[index], size=cfg.eval_size, device=device)
-        asked = {"attention_layers": model.layers["all"]}
-        features = model.encoder.encode_patches(model.patches(batch), **asked)
-        scores = model.head(features.feature_map).cam
-        pair = torch.cat(model.background_maps(features, scores, batch["labels"]), 1)
-        pair = F.interpolate(cam.normalize_cam(pair, mode="cti"), batch["image"].shape[-2:])
-        image = batch["image"][0].cpu()
-        rows.append([image, *(viz.overlay_heatmap(image, heat) for heat in pair[0].cpu())])
-    viz.figure_grid(rows, path=path, titles=["image", "classes", "background"])
 
 
 def main(cfg: Config) -> dict[str, float]:

@@ -1106,6 +1106,44 @@ def _random_walk_module(d: Draw) -> dict[str, Any]:
     return {**_refined(refine.NoRefiner())(d), **settings}
 
 
+def _learnt(d: Draw) -> dict[str, Any]:
+    return {
+        "dim": d.whole(1, 3),
+        "kind": d.one_of("psa", "irn"),
+        "radius": d.whole(2, 4),
+        "hidden": d.whole(1, 3),
+    }
+
+
+@target(refine.LearntWalk, weights=True)
+def _learnt_walk(d: Draw) -> dict[str, Any]:
+    b, settings = d.whole(1, 2), _learnt(d)
+    return {
+        **settings,
+        "beta": d.one_of(None, 1.0, 8.0),
+        "steps": d.one_of(None, 0, 3),
+        "maps": d.uniform(b, d.whole(1, 3), *d.grid()),
+        "features": d.normal(b, settings["dim"], *d.grid()),
+    }
+
+
+@target(
+    refine.LearntWalk,
+    name="LearntWalk.pairs",
+    call=lambda mask, size, ignore_index, **a: refine.LearntWalk(**a).pairs(
+        mask, size=size, ignore_index=ignore_index
+    )[:3],
+    words=("mask", "size", "ignore_index"),
+)
+def _learnt_pairs(d: Draw) -> dict[str, Any]:
+    return {
+        **_learnt(d),
+        "mask": d.mask(d.whole(1, 2), *d.grid(), classes=3),
+        "size": d.grid(),
+        "ignore_index": 255,
+    }
+
+
 @target(refine.edge_affinity)
 def _edge_affinity(d: Draw) -> dict[str, Any]:
     return {"edge": d.uniform(d.whole(1, 2), 1, *d.grid()), "radius": d.whole(2, 4)}

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wsss_blocks.cli.class_tokens import draw_class_tokens
+    from wsss_blocks.cli.class_tokens import draw_class_tokens, draw_maps
     from wsss_blocks.cli.config import load_config, parse_config, save_config
     from wsss_blocks.cli.evaluate import MaskFiles, evaluate_files
     from wsss_blocks.cli.features import frozen_features
@@ -29,6 +29,7 @@ __all__ = [
     "TrainingSteps",
     "describe_recipe",
     "draw_class_tokens",
+    "draw_maps",
     "draw_rebalancing",
     "draw_similarity",
     "evaluate_files",
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "class_tokens": ("draw_class_tokens",),
+    "class_tokens": ("draw_class_tokens", "draw_maps"),
     "config": ("load_config", "parse_config", "save_config"),
     "evaluate": ("MaskFiles", "evaluate_files"),
     "features": ("frozen_features",),

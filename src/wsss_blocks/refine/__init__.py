@@ -17,6 +17,7 @@ from wsss_blocks.refine.closing import MorphologicalClosing, morphological_closi
 from wsss_blocks.refine.contract import NoRefiner, Refiner, add_background
 from wsss_blocks.refine.dense_crf import dense_crf
 from wsss_blocks.refine.dense_crf_module import DenseCRF
+from wsss_blocks.refine.learnt_walk import LearntWalk
 from wsss_blocks.refine.par import PixelAdaptiveRefine, pixel_adaptive_refine
 from wsss_blocks.refine.random_walk import RandomWalk, random_walk
 from wsss_blocks.refine.rebalance import ClassRebalancer, RebalancedMask
@@ -30,6 +31,7 @@ __all__ = [
     "ClassAwareAffinity",
     "ClassRebalancer",
     "DenseCRF",
+    "LearntWalk",
     "MorphologicalClosing",
     "NeighbourAffinity",
     "NoRefiner",
