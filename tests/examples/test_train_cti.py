@@ -194,6 +194,7 @@ def test_micro_batches_add_up_to_one_batch(tmp_path, voc):
         assert sum(t[term] for t in two[:2]) == pytest.approx(one[0][term], rel=1e-4), term
 
 
+@pytest.mark.slow
 def test_compiled_training_equals_eager(tmp_path, monkeypatch):
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="eager"))
