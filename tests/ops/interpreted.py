@@ -36,7 +36,7 @@ def assert_equal_labels(given):
 SIZES = [
     ((1, 1), (1, 1)),
     ((1, 1), (9, 130)),
-    ((7, 5), (97, 131)),
+    ((7, 5), (49, 67)),
     ((8, 8), (64, 128)),
     ((6, 9), (18, 45)),
     ((7, 9), (5, 6)),
@@ -116,9 +116,9 @@ def test_layouts_and_no_image():
     assert triton.cam_to_label(cam[:0], labels[:0], *given[2:]).shape == (0, 20, 21)
 
 
-def test_the_public_function_and_a_large_image():
-    cam, labels = problem(8, (1, 20, 28, 28), present=0.1, dtype=torch.float32)
-    options = {"size": (448, 448), "threshold": (0.35, 0.55), "dtype": torch.uint8}
+def test_the_public_function_and_a_larger_image():
+    cam, labels = problem(8, (1, 20, 14, 14), present=0.1, dtype=torch.float32)
+    options = {"size": (224, 224), "threshold": (0.35, 0.55), "dtype": torch.uint8}
     out = cam_to_label(cam, labels, backend="triton", **options)
     assert (out != cam_to_label(cam, labels, backend="torch", **options)).double().mean() <= 1e-5
     assert set(out.unique().tolist()) >= {0, 255}
