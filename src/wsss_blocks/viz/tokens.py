@@ -108,7 +108,7 @@ def class_token_figure(
     for panel in panels[len(tokens) :]:
         panel.axis("off")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 10))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * columns))
     with replaced(Path(path)) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
