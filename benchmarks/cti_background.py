@@ -34,9 +34,7 @@ VARIANTS = {
     "as in the paper": [],
     "maps not propagated": ["--no-background-spread"],
     "weight 1": ["--background-weight", "1.0"],
-    "attention of the last block": ["--background-last", "1"],
     "average pooling": ["--top-k", "1.0"],
-    "no background loss": ["--background-weight", "0.0"],
 }
 AUC = ("patch scores", "attention", "fused", "fused, spread", "classes, spread")
 READ = ("learnt background", "learnt, each to its range", "threshold 0.1")

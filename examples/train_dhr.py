@@ -136,6 +136,8 @@ class DHR(nn.Module):
         self.cfg, classes = cfg, len(names)
         sizes = {"num_classes": classes + 1, "weights": cfg.weights}
         if cfg.decoder == "deeplabv3plus":
+            if cfg.cache:
+                raise ValueError("cache must be off with deeplabv3plus, whose encoder is trained.")
             self.net = segmenters.DeepLabV3PlusNetwork(cfg.encoder, **sizes)
         else:
             self.net = segmenters.SegmentationNetwork(

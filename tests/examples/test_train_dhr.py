@@ -294,6 +294,12 @@ def test_masks_of_another_run_reach_the_rebalancer(tmp_path):
         assert torch.equal(given, expected[:, 0].long())
 
 
+def test_an_encoder_that_is_trained_is_not_cached(tmp_path, voc):
+    cfg = config("voc", tmp_path, root=voc, evaluate=False, cache=True, **RESNET)
+    with pytest.raises(ValueError, match="cache must be off with deeplabv3plus"):
+        main(cfg)
+
+
 def test_masks_must_not_be_the_ground_truth(tmp_path, voc):
     truth = str(voc / "VOC2012" / "SegmentationClass")
     cfg = config("voc-small", tmp_path, root=voc, masks=truth, evaluate=False)
