@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SYSTEM_TABLES = (
     *("dalnet_scenes", "dalnet_scenes_sweep", "dalnet_voc_small"),
     *("dhr_systems", "dhr_ladder"),
+    "cti_background",
 )
 README_TABLES = {
     "dalnet_scenes": "DALNet, generated scenes (`--data scenes`)",
