@@ -1,12 +1,11 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from two_ranks import run_two_ranks
 
 from wsss_blocks.cli import evaluate_system
 from wsss_blocks.data import Scenes
@@ -212,23 +211,7 @@ print("equal")
 @pytest.mark.slow
 def test_two_processes_score_classifiers_like_one(tmp_path):
     here = Path(__file__).parent
-    arguments = [str(tmp_path), str(here), str(here.parent)]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [p.communicate(timeout=180)[0] for p in ranks]
-    finally:
-        for p in ranks:
-            p.kill()
-    assert [p.returncode for p in ranks] == [0, 0], outputs
-    assert all("equal" in out for out in outputs)
+    run_two_ranks(SCRIPT, tmp_path, here, here.parent, timeout=180)
 
 
 def test_the_functions_see_squares_and_are_scored_at_full_size(tmp_path):

@@ -1,12 +1,11 @@
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from oracles.segmentation_scores import confusion, scores
 from strategies import generator, random_mask
+from two_ranks import run_two_ranks
 
 from wsss_blocks.cli import RunConfig, run_segmenter, score_train_masks, write_train_masks
 from wsss_blocks.data import Scenes, WithPseudoMasks, read_mask
@@ -200,20 +199,4 @@ print("equal")
 @pytest.mark.slow
 def test_two_processes_score_like_one(tmp_path):
     here = Path(__file__).parent
-    arguments = [str(tmp_path / "store"), str(here), str(here.parent)]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [p.communicate(timeout=90)[0] for p in ranks]
-    finally:
-        for p in ranks:
-            p.kill()
-    assert [p.returncode for p in ranks] == [0, 0], outputs
-    assert all("equal" in out for out in outputs)
+    run_two_ranks(SCRIPT, tmp_path / "store", here, here.parent)

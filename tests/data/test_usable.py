@@ -1,12 +1,11 @@
 import pickle
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from two_ranks import run_two_ranks
 
 from wsss_blocks.data import (
     COCO,
@@ -256,22 +255,7 @@ print("equal")
 
 @pytest.mark.ddp
 def test_two_processes_share_the_work_and_agree(photos, tmp_path):
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), str(tmp_path / "store"), str(photos)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], outputs
-    assert all("equal" in out for out in outputs)
+    run_two_ranks(SCRIPT, tmp_path / "store", photos, timeout=120)
 
 
 @pytest.mark.real_data

@@ -1,10 +1,8 @@
 """The example trains under every preset, resumes to the bit, and never reads a mask to learn."""
 
 import dataclasses
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
+from two_ranks import torchrun_example
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -215,16 +214,11 @@ def test_demo_finishes_skips_what_is_done_and_writes_the_table(tmp_path, monkeyp
 
 @pytest.mark.ddp
 def test_two_processes_train_together(tmp_path, voc):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(EXAMPLES / "train_dalnet.py"), "--preset", "voc-small", "--data", "voc", "--root",
-        str(voc), "--output", str(tmp_path), "--steps", "2", "--batch-size", "2", "--lea-start",
-        "0", "--seg-start", "0", "--size", "64", "--eval-size", "64", "--device", "cpu",
-        "--eval-images", "4",
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun_example(
+        "train_dalnet.py", "--preset", "voc-small", "--data", "voc", "--root", voc, "--output",
+        tmp_path, "--steps", "2", "--batch-size", "2", "--lea-start", "0", "--seg-start", "0",
+        "--size", "64", "--eval-size", "64", "--eval-images", "4",
+    )  # fmt: skip
     assert (tmp_path / "model.safetensors").is_file()
     # Each process scored half of the images; the counts of both make the result.
     assert read_metrics(tmp_path / "metrics.json").protocol["seg_miou"].num_images == 2

@@ -1,10 +1,8 @@
 """The example trains under every preset, resumes to the bit, and never reads a mask to learn."""
 
 import dataclasses
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from two_ranks import torchrun_example
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -399,18 +398,14 @@ def test_micro_batches_add_up_to_one_batch(tmp_path):
 
 @pytest.mark.ddp
 def test_two_processes_train_together(tmp_path, voc):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(EXAMPLES / "train_dhr.py"), "--preset", "voc-small", "--data", "voc", "--root",
-        str(voc), "--output", str(tmp_path), "--steps", "2", "--batch-size", "2", "--mask-start",
-        "0", "--size", "64", "--eval-size", "64", "--uss-scales", "1.0", "--eval-images", "2",
-        "--refiner", "none", "--refine", "none", "--device", "cpu",
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    told = torchrun_example(
+        "train_dhr.py", "--preset", "voc-small", "--data", "voc", "--root", voc, "--output",
+        tmp_path, "--steps", "2", "--batch-size", "2", "--mask-start", "0", "--size", "64",
+        "--eval-size", "64", "--uss-scales", "1.0", "--eval-images", "2", "--refiner", "none",
+        "--refine", "none",
+    )  # fmt: skip
     assert (tmp_path / "model.safetensors").is_file()
-    assert done.stdout.count("3 of 3 images cached") == 1  # the other half by the other process
+    assert told.count("3 of 3 images cached") == 1  # the other half by the other process
     # Each process scored half of the images; the counts of both make the result.
     protocol = read_metrics(tmp_path / "metrics.json").protocol
     assert protocol["seg_miou"].num_images == protocol["rebalanced_miou"].num_images == 2

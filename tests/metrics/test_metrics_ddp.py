@@ -1,8 +1,7 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from two_ranks import run_two_ranks
 
 SCRIPT = """
 import sys
@@ -37,19 +36,4 @@ print("equal")
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_two_processes_score_like_one(tmp_path: Path):
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), str(tmp_path / "store")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [p.communicate(timeout=90)[0] for p in ranks]
-    finally:
-        for p in ranks:
-            p.kill()
-    assert [p.returncode for p in ranks] == [0, 0], outputs
-    assert all("equal" in out for out in outputs)
+    run_two_ranks(SCRIPT, tmp_path / "store")

@@ -1,7 +1,5 @@
 import copy
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from oracles.segmentation_scores import confusion as oracle_confusion
 from oracles.segmentation_scores import scores as oracle_scores
 from strategies import generator, random_mask, seeds
 from torchmetrics.classification import MulticlassJaccardIndex
+from two_ranks import run_two_ranks
 
 from wsss_blocks.metrics import (
     BoundaryEvaluator,
@@ -369,19 +368,4 @@ print("equal")
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_two_processes_score_like_one(tmp_path: Path):
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), str(tmp_path / "store")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [p.communicate(timeout=90)[0] for p in ranks]
-    finally:
-        for p in ranks:
-            p.kill()
-    assert [p.returncode for p in ranks] == [0, 0], outputs
-    assert all("equal" in out for out in outputs)
+    run_two_ranks(SCRIPT, tmp_path / "store")
