@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks._systems import ROOT, present_commit, train_all, write_table
+from benchmarks._systems import ROOT, TableOptions, train_all, write_systems
 from wsss_blocks import cam, cli, metrics, refine
 from wsss_blocks.training import load_weights
 
@@ -40,16 +40,12 @@ AUC = ("patch scores", "attention", "fused", "fused, spread", "classes, spread")
 READ = ("learnt background", "learnt, each to its range", "threshold 0.1")
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
     """What to measure."""
 
     seeds: tuple[int, ...] = (0,)
     images: int = 100
-    jobs: int = 2
-    work: Path = ROOT / "runs" / "tables"
-    output: Path = ROOT / "benchmarks" / "results"
-    extra: tuple[str, ...] = ()  # more options for every training
 
 
 def main(options: Options) -> None:
@@ -67,20 +63,15 @@ def main(options: Options) -> None:
     for name in VARIANTS:
         seeds = {str(s): measured(jobs[name, s][0], options.images) for s in options.seeds}
         rows.append({"name": name, "seeds": seeds})
-    content = {
-        "command": "python -m benchmarks.cti_background",
-        "commit": present_commit(),
-        "hardware": next(iter(records.values())).run["hardware"],
-        "protocol": {"all": {"line": f"scenes val, first {options.images} images, labels USED"}},
-        "notes": [
-            "AUC: 100 is perfect, 50 is chance, below it the map shows objects. Entropy of the "
-            "attention between patches, as a share of that of uniform attention. mIoU of masks "
-            "made with the learnt background (raw, or each map normalised), or a fixed threshold.",
-        ],
-        "columns": [*(f"AUC: {a}" for a in AUC), "entropy", *(f"mIoU: {r}" for r in READ)],
-        "rows": rows,
-    }
-    write_table(options.output / "cti_background.json", content)
+    protocols = {"all": {"line": f"scenes val, first {options.images} images, labels USED"}}
+    notes = [
+        "AUC: 100 is perfect, 50 is chance, below it the map shows objects. Entropy of the "
+        "attention between patches, as a share of that of uniform attention. mIoU of masks "
+        "made with the learnt background (raw, or each map normalised), or a fixed threshold.",
+    ]
+    columns = [*(f"AUC: {a}" for a in AUC), "entropy", *(f"mIoU: {r}" for r in READ)]
+    how = {"command": "cti_background", "records": records, "options": options}
+    write_systems("cti_background", rows, columns, protocols, notes, **how)
 
 
 @torch.no_grad()

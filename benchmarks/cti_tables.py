@@ -9,14 +9,12 @@ transformer on the frozen features of an ImageNet MobileNet. Each training is a 
 with one thread (--jobs of them at a time); finished ones are kept below --work.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from benchmarks._systems import ROOT, present_commit, train_all, write_table
+from benchmarks._systems import TableOptions, scored_rows, train_all, write_systems
 
 LADDER = {
     "baseline": "baseline",
@@ -40,19 +38,12 @@ COLUMNS = {
 COSTS = {"train, CPU s": "train_cpu_seconds", "memory, MiB": "peak_memory_mib"}
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
     """What to measure."""
 
     table: tyro.conf.Positional[Literal["scenes", "voc"]]
-    seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = ()  # of --method; (): all of the table
-    jobs: int = 2
-    shared: Path = Path(os.environ.get("WSSS_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    work: Path = ROOT / "runs" / "tables"
-    output: Path = ROOT / "benchmarks" / "results"
-    extra: tuple[str, ...] = ()  # more options for every training
-    commit: str = ""  # of finished trainings that are only collected; "" is the present one
 
 
 def main(options: Options) -> None:
@@ -70,18 +61,7 @@ def main(options: Options) -> None:
         for name, m in names.items()
     }
     records = train_all("train_cti.py", jobs, at_once=options.jobs)
-    rows, protocols = [], {}
-    for name in names:
-        seeds = {}
-        for seed in options.seeds:
-            record = records[name, seed]
-            found = {head: result for head, result in COLUMNS.items() if result in record.results}
-            values = {head: 100 * record.results[result] for head, result in found.items()}
-            values |= {head: record.run[cost] for head, cost in COSTS.items()}
-            seeds[str(seed)] = {head: round(float(v), 2) for head, v in values.items()}
-            for head, result in found.items():
-                protocols.setdefault(head, {"line": record.protocol[result].describe()})
-        rows.append({"name": name, "seeds": seeds})
+    rows, protocols = scored_rows(names, options.seeds, records, columns=COLUMNS, costs=COSTS)
     notes = [
         "The last checkpoint of each run, never the best. mAP and class maps on validation images; "
         "the threshold of each map is the best on the first 200 training images. Masks: of those "
@@ -90,16 +70,8 @@ def main(options: Options) -> None:
         "Costs were measured with several runs at a time on a shared, busy machine.",
     ]
     shown = " --shared $WSSS_SHARED_DATA" if options.table == "voc" else ""
-    content = {
-        "command": f"python -m benchmarks.cti_tables {options.table}{shown}",
-        "commit": options.commit or present_commit(),
-        "hardware": next(iter(records.values())).run["hardware"],
-        "protocol": protocols,
-        "notes": notes,
-        "columns": [*COLUMNS, *COSTS],
-        "rows": rows,
-    }
-    write_table(options.output / f"cti_{options.table}.json", content)
+    how = {"command": f"cti_tables {options.table}{shown}", "records": records, "options": options}
+    write_systems(f"cti_{options.table}", rows, [*COLUMNS, *COSTS], protocols, notes, **how)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ VOCdevkit, the ImageNet MobileNet and CLIP's text embeddings below --shared. ``v
 evaluates one of its rows again, from the last checkpoint, with several views and a dense CRF.
 """
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from benchmarks._systems import ROOT, present_commit, train_all, write_table
+from benchmarks._systems import TableOptions, train_all, write_systems
 from wsss_blocks.backbones import TextBank
 from wsss_blocks.data import VOC_NAMES
 
@@ -65,18 +64,11 @@ COSTS = {
 }
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
     """What to measure."""
 
     table: tyro.conf.Positional[Literal["scenes", "sweep", "voc-small", "voc-small-crf"]]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    jobs: int = 2
-    shared: Path = Path(os.environ.get("WSSS_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    work: Path = ROOT / "runs" / "tables"
-    output: Path = ROOT / "benchmarks" / "results"
-    extra: tuple[str, ...] = ()  # more options for every training
-    commit: str = ""  # of finished trainings that are only collected; "" is the present one
 
 
 def clip_text(shared: Path, folder: Path) -> Path:
@@ -136,21 +128,13 @@ def main(options: Options) -> None:
             values |= {heading: record.run[COSTS[heading]] for heading in costs}
             seeds[str(seed)] = {k: round(float(v), 2) for k, v in values.items()}
         rows.append({"name": name, "seeds": seeds})
-    first = next(iter(records.values()))
     shown = " --shared $WSSS_SHARED_DATA" if options.table.startswith("voc-small") else ""
     measured = {column for row in rows for values in row["seeds"].values() for column in values}
-    content = {
-        "command": f"python -m benchmarks.dalnet_tables {options.table}{shown}",
-        "commit": options.commit or present_commit(),
-        "hardware": first.run["hardware"],
-        "protocol": protocols,
-        "notes": notes,
-        "columns": [column for column in (*COLUMNS, *COSTS) if column in measured],
-        "rows": rows,
-    }
     names = {"sweep": "scenes_sweep"}
     name = names.get(options.table, options.table).replace("-", "_")
-    write_table(options.output / f"dalnet_{name}.json", content)
+    how = {"command": f"dalnet_tables {options.table}{shown}", "records": records}
+    columns = [column for column in (*COLUMNS, *COSTS) if column in measured]
+    write_systems(f"dalnet_{name}", rows, columns, protocols, notes, **how, options=options)
 
 
 if __name__ == "__main__":

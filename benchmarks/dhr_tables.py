@@ -9,14 +9,12 @@ and COCO, one classifier per data set and seed (--ladder). Each training is a pr
 with one thread (--jobs of them at a time); finished ones are kept below --work.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
-from benchmarks._systems import ROOT, present_commit, train_all, write_table
+from benchmarks._systems import TableOptions, scored_rows, train_all, write_systems
 
 RUNGS = ("none", "ot", "ot+refine", "ot+refine+wss", "ot+refine+uss", "full")
 SCENES = {
@@ -38,18 +36,11 @@ LADDER = {  # heading: preset, steps of classification
 }
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
     """What to measure."""
 
     table: tyro.conf.Positional[Literal["scenes", "ladder"]]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    jobs: int = 2
-    shared: Path = Path(os.environ.get("WSSS_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    work: Path = ROOT / "runs" / "tables"
-    output: Path = ROOT / "benchmarks" / "results"
-    extra: tuple[str, ...] = ()  # more options for every training
-    commit: str = ""  # of finished trainings that are only collected; "" is the present one
 
 
 def main(options: Options) -> None:
@@ -68,25 +59,15 @@ def systems(options: Options) -> None:
         for seed in options.seeds
     }
     records = train_all("train_dhr.py", jobs, at_once=options.jobs)
-    protocols: dict[str, dict[str, str]] = {}
-    rows = []
-    for name in SCENES:
-        seeds = {}
-        for seed in options.seeds:
-            record = records[name, seed]
-            values = {head: 100 * record.results[result] for head, result in COLUMNS.items()}
-            values |= {head: record.run[cost] for head, cost in COSTS.items()}
-            seeds[str(seed)] = {head: round(float(v), 2) for head, v in values.items()}
-            for head, result in COLUMNS.items():
-                protocols.setdefault(head, {"line": record.protocol[result].describe()})
-        rows.append({"name": name, "seeds": seeds})
+    rows, protocols = scored_rows(SCENES, options.seeds, records, columns=COLUMNS, costs=COSTS)
     notes = [
         "The last checkpoint of each run, never the best; the moving average of the network.",
         "The masks are those of the first 200 training images, of which nothing was chosen but the "
         "thresholds of the column CAM.",
         "Costs were measured with several runs at a time on a shared, busy machine.",
     ]
-    write(options, "dhr_systems", rows, [*COLUMNS, *COSTS], protocols, notes, records)
+    how = {"command": "dhr_tables scenes", "records": records, "options": options}
+    write_systems("dhr_systems", rows, [*COLUMNS, *COSTS], protocols, notes, **how)
 
 
 def ladder(options: Options) -> None:
@@ -134,29 +115,9 @@ def ladder(options: Options) -> None:
         "mirror images, which is not self-supervised.",
     ]
     columns = [c for heading in LADDER for c in (heading, f"{heading}, several classes")]
-    write(options, "dhr_ladder", rows, columns, protocols, notes, records)
-
-
-def write(
-    options: Options,
-    name: str,
-    rows: list[dict[str, Any]],
-    columns: list[str],
-    protocols: dict[str, dict[str, str]],
-    notes: list[str],
-    records: dict[Any, Any],
-) -> None:
-    shown = " --shared $WSSS_SHARED_DATA" if options.table == "ladder" else ""
-    content = {
-        "command": f"python -m benchmarks.dhr_tables {options.table}{shown}",
-        "commit": options.commit or present_commit(),
-        "hardware": next(iter(records.values())).run["hardware"],
-        "protocol": protocols,
-        "notes": notes,
-        "columns": columns,
-        "rows": rows,
-    }
-    write_table(options.output / f"{name}.json", content)
+    command = "dhr_tables ladder --shared $WSSS_SHARED_DATA"
+    how = {"command": command, "records": records, "options": options}
+    write_systems("dhr_ladder", rows, columns, protocols, notes, **how)
 
 
 if __name__ == "__main__":
