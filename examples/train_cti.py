@@ -31,7 +31,6 @@ from wsss_blocks import (
     heads,
     losses,
     memory,
-    metrics,
     pooling,
     refine,
 )
@@ -253,6 +252,10 @@ class CTISystem(nn.Module):
         patches, size = self.patches(batch), {"image_size": tuple(batch["image"].shape[-2:])}
         inside = cam.box_to_valid(box, **size, size=tuple(patches.shape[-2:]))
         margin, terms = losses.multi_label_soft_margin_loss, {}
+
+        def share(term: str) -> dict[str, object]:
+            return {"counts": (counts or {}).get(term), "gather_distributed": True}
+
         if self.stem_head is not None:
             found = margin(self.stem_head(patches, valid=inside).logits, labels)
             terms["stem"] = found / cfg.accumulate
@@ -275,42 +278,39 @@ class CTISystem(nn.Module):
         terms["cls"] = cls / cfg.accumulate
         if method.contrast:
             tokens = torch.stack([first.class_tokens_at[i] for i in self.layers["all"]])
-            share = {"counts": (counts or {}).get("contrast"), "gather_distributed": True}
-            terms["contrast"] = losses.class_token_contrast_loss(tokens, labels, **share)
+            found = losses.class_token_contrast_loss(tokens, labels, **share("contrast"))
+            terms["contrast"] = found
         if "background" in active:
             pair = self.background_maps(first, scores, labels)
-            share = {"counts": (counts or {}).get("background"), "gather_distributed": True}
-            found = losses.background_consistency_loss(*pair, labels=labels, **share)
+            options = {"labels": labels, **share("background")}
+            found = losses.background_consistency_loss(*pair, **options)
             terms["background"] = cfg.background_weight * found
-        if mixed:
-            compared = {"labels": labels} if cfg.mask_absent else {}
         if "intra" in active:
             given = second.class_tokens_at[cfg.infuse_layer]
             infuse = partial(heads.infuse_class_tokens, source=given)
             again = self.encoder.continue_from(first, *at, infuse=infuse)
-            share = {"counts": (counts or {}).get("intra"), "gather_distributed": True}
             other = self.head(again.feature_map).cam
-            found = losses.cam_consistency_loss(scores, other, **compared, **share)
+            options = share("intra") | ({"labels": labels} if cfg.mask_absent else {})
+            found = losses.cam_consistency_loss(scores, other, **options)
             terms["intra"] = cfg.infusion_weight * found
         if "cross" in active:
-            terms["cross"] = cfg.infusion_weight * self.cross(first, scores, labels, counts)
+            terms["cross"] = cfg.infusion_weight * self.cross(first, scores, labels)
         if self.walk is not None and "walk" in active:
             found = self.affinity_loss(patches, first.feature_map, batch)
             terms["walk"] = found / cfg.accumulate
         return terms
 
-    def cross(self, first: backbones.Features, scores: Tensor, labels: Tensor, counts) -> Tensor:
+    def cross(self, first: backbones.Features, scores: Tensor, labels: Tensor) -> Tensor:
         """Cross-image infusion: the same maps with the class tokens of other images."""
-        layer, skip = self.cfg.infuse_layer, int(self.method.token)
-        self.bank.push(first.class_tokens_at[layer][:, skip:], labels)
+        layer, token, bg = self.cfg.infuse_layer, int(self.method.token), int(self.has_background)
+        self.bank.push(first.class_tokens_at[layer][:, token:], labels)
         given = self.bank.prototypes()
         known = labels * given.valid  # the classes of which the bank holds enough
         again = self.encoder.continue_from(
             first, layer, attention_layers=self.layers["later"],
             infuse=partial(heads.infuse_class_tokens, source=given.tokens, labels=known),
         )  # fmt: skip
-        classes, bg = slice(skip, None), int(self.has_background)
-        looked = self.attention(again, self.layers["later"])[:, classes]
+        looked = self.attention(again, self.layers["later"])[:, token:]
         other = cam.fuse_cams(looked, self.head(again.feature_map).cam[:, bg:])
         share = {"gather_distributed": True} | ({"labels": known} if self.cfg.mask_absent else {})
         found = losses.cam_consistency_loss(scores[:, bg:], other, **share) / self.cfg.accumulate
@@ -320,9 +320,11 @@ class CTISystem(nn.Module):
 def loss_counts(cfg: Config, group: list[dict[str, Tensor]], channels: int) -> dict[str, Tensor]:
     """What the losses of a step divide by, summed over its micro-batches."""
     background = channels > group[0]["labels"].shape[1]
-    maps = partial(losses.cam_consistency_counts, background=background)
-    if not cfg.mask_absent:
-        maps = lambda labels: torch.tensor(len(labels) * channels, device=labels.device)  # noqa: E731
+
+    def maps(labels: Tensor) -> Tensor:
+        kept = labels if cfg.mask_absent else torch.ones_like(labels)
+        return losses.cam_consistency_counts(kept, background=background)
+
     counted = {
         "contrast": losses.class_token_contrast_counts,
         "background": losses.background_consistency_counts,
@@ -331,7 +333,7 @@ def loss_counts(cfg: Config, group: list[dict[str, Tensor]], channels: int) -> d
     return {name: sum(count(b["labels"]) for b in group) for name, count in counted.items()}
 
 
-def augmentation(cfg: Config, views: int) -> data.Transform | None:
+def augmentation(cfg: Config, views: int) -> data.Transform:
     """Both views are drawn independently; RandAugment changes the last one alone."""
     plain = data.training_transform(
         cfg.size, scale=cfg.scale, flip=cfg.flip, colour=cfg.colour, square=cfg.square
@@ -390,11 +392,9 @@ def train(cfg: Config, accelerator: Accelerator, dataset, *scored) -> CTISystem:
 def evaluate(cfg: Config, model: CTISystem, device, val, masked, **extra) -> dict[str, float]:
     """Score classifiers, class maps and masks; write OUTPUT/metrics.json and OUTPUT/figures."""
     model.eval()
-    protocol = metrics.EvaluationProtocol(
-        dataset=cfg.data, split="val", num_images=len(val), scales=cfg.eval_scales, flip=cfg.flip,
-        flip_reduce="sum", scale_reduce="sum", refiner="none", labels_used=True,
-        threshold=cfg.threshold, threshold_source="preset",
-        size_policy=f"{cfg.eval_size} square" if cfg.eval_size else "resize",
+    protocol = replace(
+        cli.run_protocol(cfg, num_images=len(val)), flip_reduce="sum", scale_reduce="sum",
+        labels_used=True, threshold=cfg.threshold, threshold_source="preset",
     )  # fmt: skip
 
     def class_scores(images: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss_blocks.cli import class_tokens, draw_class_tokens, draw_maps
+from wsss_blocks.cli import class_tokens, draw_class_tokens, draw_maps, map_figure
 
 NAMES = ("cat", "dog", "cow")
 
@@ -39,7 +39,8 @@ def recorder(monkeypatch, name):
     def figure(*args, **options):
         seen.append((*args, options))
 
-    monkeypatch.setattr(class_tokens, name, figure)
+    home = class_tokens if hasattr(class_tokens, name) else map_figure
+    monkeypatch.setattr(home, name, figure)
     return seen
 
 
@@ -117,7 +118,8 @@ def test_maps_make_a_file(tmp_path):
 
 
 def test_only_the_first_process_draws(monkeypatch, tmp_path):
-    monkeypatch.setattr(class_tokens, "rank", lambda: 1)
+    for module in (class_tokens, map_figure):
+        monkeypatch.setattr(module, "rank", lambda: 1)
 
     def never(x):
         raise AssertionError("asked")

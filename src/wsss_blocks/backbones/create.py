@@ -61,10 +61,7 @@ def create_encoder(
         (128, 8, {1: 32, 2: 64, 3: 128})
     """
     if name in ("small-cnn", "small-vit"):
-        if weights is not None:
-            raise ValueError(
-                f"weights must be None for {name!r}, which starts from scratch, got {weights!r}."
-            )
+        weights_file(name, weights)
         _check_left_out(name, output_stride, frozen)
         if name == "small-cnn":
             return SmallCNN()
@@ -112,6 +109,10 @@ def weights_file(
     name: str, weights: str | os.PathLike[str] | None
 ) -> str | os.PathLike[str] | None:
     """Return the file to read weights from, None for those that timm downloads or for none."""
+    if weights is not None and name in ("small-cnn", "small-vit"):
+        raise ValueError(
+            f"weights must be None for {name!r}, which starts from scratch, got {weights!r}."
+        )
     if weights is None or (weights == "pretrained" and name != "mobilenet"):
         return None
     if not os.path.isfile(weights):

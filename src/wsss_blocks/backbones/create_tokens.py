@@ -84,10 +84,7 @@ def create_token_encoder(
     """
     tokens: dict[str, Any] = {"background": background, "generator": generator}
     if name == "small-vit":
-        if weights is not None:
-            raise ValueError(
-                f"weights must be None for {name!r}, which starts from scratch, got {weights!r}."
-            )
+        weights_file(name, weights)
         small, statistics = small_vit()
         return TokenViT(small, num_classes, **tokens, **statistics)
     if name != "mobilenet" and is_timm_vit(name, own=("small-vit", "mobilenet")):

@@ -4,17 +4,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wsss_blocks.cli.class_tokens import draw_class_tokens, draw_maps
+    from wsss_blocks.cli.class_tokens import draw_class_tokens
     from wsss_blocks.cli.config import load_config, parse_config, save_config
     from wsss_blocks.cli.evaluate import MaskFiles, evaluate_files
     from wsss_blocks.cli.features import frozen_features
     from wsss_blocks.cli.loop import Checkpoints, TrainingSteps
     from wsss_blocks.cli.made_masks import with_masks, write_train_masks
+    from wsss_blocks.cli.map_figure import draw_maps
     from wsss_blocks.cli.page import Picture, write_page
     from wsss_blocks.cli.rebalancing import RebalancedCase, draw_rebalancing
     from wsss_blocks.cli.recipe import describe_recipe
     from wsss_blocks.cli.report import evaluate_system
-    from wsss_blocks.cli.run import RunConfig, open_data, open_splits, run_segmenter, start_run
+    from wsss_blocks.cli.run import (
+        RunConfig,
+        open_data,
+        open_splits,
+        run_protocol,
+        run_segmenter,
+        start_run,
+    )
     from wsss_blocks.cli.segment import segment_files
     from wsss_blocks.cli.similarity import draw_similarity
     from wsss_blocks.cli.train_masks import score_train_masks
@@ -39,6 +47,7 @@ __all__ = [
     "open_data",
     "open_splits",
     "parse_config",
+    "run_protocol",
     "run_segmenter",
     "save_config",
     "score_train_masks",
@@ -52,17 +61,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "class_tokens": ("draw_class_tokens", "draw_maps"),
+    "class_tokens": ("draw_class_tokens",),
     "config": ("load_config", "parse_config", "save_config"),
     "evaluate": ("MaskFiles", "evaluate_files"),
     "features": ("frozen_features",),
     "loop": ("Checkpoints", "TrainingSteps"),
     "made_masks": ("with_masks", "write_train_masks"),
+    "map_figure": ("draw_maps",),
     "page": ("Picture", "write_page"),
     "rebalancing": ("RebalancedCase", "draw_rebalancing"),
     "recipe": ("describe_recipe",),
     "report": ("evaluate_system",),
-    "run": ("RunConfig", "open_data", "open_splits", "run_segmenter", "start_run"),
+    "run": ("RunConfig", "open_data", "open_splits", "run_protocol", "run_segmenter", "start_run"),
     "segment": ("segment_files",),
     "similarity": ("draw_similarity",),
     "train_masks": ("score_train_masks",),

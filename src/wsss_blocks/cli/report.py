@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wsss_blocks._numerics import first_argmax
 from wsss_blocks.cam import normalize_cam
+from wsss_blocks.cli._spread import spread
 from wsss_blocks.cli.page import Picture
 from wsss_blocks.cli.refined import Refine, score_behind_crf
 from wsss_blocks.cli.split_report import write_split_report
@@ -255,9 +256,8 @@ def _draw(
     pseudo: Callable[[Mapping[str, Any]], Tensor] | None,
     prediction: Callable[[Mapping[str, Any]], Tensor] | None,
 ) -> None:
-    stride = max(1, len(val) // count)
     with torch.no_grad():
-        samples = [val[i] for i in range(0, len(val), stride)[:count]]
+        samples = [val[i] for i in spread(len(val), count)]
         segmentation_figure(
             [s["image"] for s in samples],
             torch.stack([s["labels"] for s in samples]),

@@ -17,7 +17,7 @@ from wsss_blocks.distributed import rank
 from wsss_blocks.metrics import EvaluationProtocol
 from wsss_blocks.segmenters import DeepLabV3PlusNetwork, SegmentationNetwork, Segmenter
 
-__all__ = ["RunConfig", "open_data", "open_splits", "run_segmenter", "start_run"]
+__all__ = ["RunConfig", "open_data", "open_splits", "run_protocol", "run_segmenter", "start_run"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,38 @@ def open_splits(cfg: RunConfig) -> tuple[UsableImages, ...]:
     return train, open_data(cfg, "val", with_masks=True), masked
 
 
+def run_protocol(
+    cfg: RunConfig, *, text: str | None = None, num_images: int = 0
+) -> EvaluationProtocol:
+    """Say how a run is evaluated on validation images, as far as its options say it.
+
+    Args:
+        cfg: of the run.
+        text: source of the texts that it was trained with, None without.
+        num_images: how many validation images are scored.
+
+    Returns:
+        The protocol; it has no threshold, no refiner, and uses no image labels.
+
+    Example:
+        >>> run_protocol(RunConfig(eval_size=384), num_images=200).describe()[:25]
+        'scenes val, 200 images, s'
+    """
+    return EvaluationProtocol(
+        dataset=cfg.data,
+        split="val",
+        num_images=num_images,
+        scales=cfg.eval_scales,
+        flip=cfg.flip,
+        flip_reduce=cfg.eval_fuse[0],
+        scale_reduce=cfg.eval_fuse[1],
+        refiner="none",
+        labels_used=False,
+        text=text,
+        size_policy=f"{cfg.eval_size} square" if cfg.eval_size else "resize",
+    )
+
+
 def run_segmenter(
     cfg: RunConfig,
     network: SegmentationNetwork | DeepLabV3PlusNetwork,
@@ -173,19 +205,7 @@ def run_segmenter(
         >>> run_segmenter(cfg, network, ["cat", "dog"]).protocol.size_policy
         '384 square'
     """
-    protocol = EvaluationProtocol(
-        dataset=cfg.data,
-        split="val",
-        num_images=num_images,
-        scales=cfg.eval_scales,
-        flip=cfg.flip,
-        flip_reduce=cfg.eval_fuse[0],
-        scale_reduce=cfg.eval_fuse[1],
-        refiner="none",
-        labels_used=False,
-        text=text,
-        size_policy=f"{cfg.eval_size} square" if cfg.eval_size else "resize",
-    )
+    protocol = run_protocol(cfg, text=text, num_images=num_images)
     return Segmenter(network, names=names, protocol=protocol, size=cfg.eval_size)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_blocks.backbones import TextBank
+from wsss_blocks.cli._spread import spread
 from wsss_blocks.data.sample import SampleSource
 from wsss_blocks.distributed import rank
 from wsss_blocks.viz import similarity_figure
@@ -75,8 +76,7 @@ def draw_similarity(
     """
     if rank() != 0:
         return
-    stride = max(1, len(samples) // images)
-    chosen = [samples[i] for i in range(0, len(samples), stride)[:images]]
+    chosen = [samples[i] for i in spread(len(samples), images)]
     counts = torch.stack([sample["labels"] for sample in chosen]).sum(0)
     shown = counts.argsort(descending=True, stable=True)[: max(1, int((counts > 0).sum()))]
     texts = {bank.names[k]: bank.classes[k] for k in shown.tolist()[:columns]}
