@@ -75,7 +75,7 @@ class Config(cli.RunConfig):
     encoder: str = "small-vit"  # or the name of a timm ViT, or a CNN below a small transformer
     method: Literal["mctformer-v1", "mctformer-v2", "mctformer-plus", "baseline", "tokenless",
                     "bgt", "intra", "cti"] = "cti"  # fmt: skip
-    steps: int = 800
+    steps: int = 1150
     scale: tuple[float, float] = (1.0, 1.2)
     weight_decay: float = 0.05
     min_lr: float = 0.0  # of the cosine
@@ -84,7 +84,7 @@ class Config(cli.RunConfig):
     rand_augment: bool = False  # of the second view, or of the only one
     # the class maps
     stem: bool = True  # a classifier on the patches themselves, below the transformer
-    stem_steps: int = 350  # in which nothing else learns
+    stem_steps: int = 700  # in which nothing else learns
     top_k: float = 0.1  # share of the patches that is pooled; 1: all of them
     propagate: bool = False  # by the affinity of the patches, in the class maps
     infuse_layer: int = 0  # behind which class tokens are mixed
@@ -92,15 +92,15 @@ class Config(cli.RunConfig):
     background_spread: bool = True  # its maps are propagated by the affinity of the patches first
     background_weight: float = 0.1
     infusion_weight: float = 1.0
-    background_start: int = 450
-    infusion_start: int = 450
+    background_start: int = 800
+    infusion_start: int = 800
     detach: bool = False  # the class maps inside of the background loss
     mask_absent: bool = True  # compare the maps of present classes only
     bank: int = 30  # tokens per class
     # the masks
     threshold: float = 0.1  # of the background
     walk: Literal["none", "psa", "irn"] = "none"  # how scores spread before the masks are made
-    walk_start: int = 700  # step from which on affinities are learnt
+    walk_start: int = 1000  # step from which on affinities are learnt
     walk_labels: tuple[float, float] = (0.05, 0.3)  # backgrounds below and above which one is sure
     masks: bool = True  # write those of all training images to OUTPUT/pseudo_labels
 
