@@ -114,9 +114,9 @@ VOC = Config(
     walk_start=8000, workers=4, save_every=1000,
 )  # fmt: skip
 SMALL = Config(
-    data="voc", preset="voc-small", encoder="mobilenet", cache=True, size=384, square=True,
-    scale=(1.0, 1.0), flip=True, stem_steps=100, steps=500, batch_size=8, top_k=1.0,
-    background_start=200, infusion_start=200, walk_start=400, eval_size=384, threshold=0.3,
+    data="voc", preset="voc-small", encoder="mobilenet", cache=True, size=256, square=True,
+    scale=(1.0, 1.0), flip=True, stem_steps=100, steps=400, batch_size=8, top_k=1.0,
+    background_start=200, infusion_start=200, walk_start=300, eval_size=256, threshold=0.3,
 )  # fmt: skip
 PRESETS = {
     "scenes": Config(),
@@ -210,6 +210,12 @@ class CTISystem(nn.Module):
 
         views = {"scales": self.cfg.eval_scales, "flip": self.cfg.flip, "flip_reduce": "sum"}
         return dict(zip(MAPS, cam.multi_scale_cam(maps, images, **views), strict=False))
+
+    def tokens(self, images: Tensor) -> dict[str, Tensor]:
+        """Tokens of the classes ``(B, K, D)`` behind each block."""
+        patches, layers = self.patches({"image": images}), self.layers["all"]
+        found = self.encoder.encode_patches(patches, layers=layers).class_tokens_at
+        return {f"block {i + 1}": x[:, int(self.method.token) :] for i, x in found.items()}
 
     def background_maps(self, features: backbones.Features, scores: Tensor, labels: Tensor):
         """The maps that the background loss compares: of the classes, and of the background."""
@@ -405,11 +411,6 @@ def evaluate(cfg: Config, model: CTISystem, device, val, masked, **extra) -> dic
             found["stem"] = model.stem_head(patches).logits
         return found
 
-    def class_tokens(images: Tensor) -> dict[str, Tensor]:
-        patches, layers = model.patches({"image": images}), model.layers["all"]
-        found = model.encoder.encode_patches(patches, layers=layers).class_tokens_at
-        return {f"block {i + 1}": x[:, int(model.method.token) :] for i, x in found.items()}
-
     def background(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         asked = {"attention_layers": model.layers["all"]}
         features = model.encoder.encode_patches(model.patches(batch), **asked)
@@ -417,10 +418,10 @@ def evaluate(cfg: Config, model: CTISystem, device, val, masked, **extra) -> dic
         pair = model.background_maps(features, scores, batch["labels"])
         return dict(zip(("classes", "background"), pair, strict=True))
 
-    figures, seen = cfg.output / "figures", {"device": device}
-    cli.draw_class_tokens(figures / "class_tokens.png", class_tokens, val, **seen)
+    figures, seen = cfg.output / "figures", {"size": cfg.eval_size, "device": device}
+    cli.draw_class_tokens(figures / "class_tokens.png", model.tokens, val, **seen)
     if model.has_background:
-        cli.draw_maps(figures / "background.png", background, val, size=cfg.eval_size, **seen)
+        cli.draw_maps(figures / "background.png", background, val, **seen)
     return cli.evaluate_system(
         cfg.output, class_maps=model.class_maps, pseudo_label=model.pseudo_label, logits=None,
         class_scores=class_scores, val=val, train=masked, protocol=protocol, size=cfg.eval_size,

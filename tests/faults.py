@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +86,16 @@ def files(*says: str) -> Callable[[Callable[[Path], object]], Callable[[Path], o
 
 def tiny_encoder() -> nn.Module:
     return backbones.SmallCNN((4, 8), blocks=(0, 0)).eval()
+
+
+def tiny_loda() -> nn.Module:
+    return segmenters.create_loda(words=["cat"], dim=4, image_norm=True).eval()
+
+
+def zero_shot_segmenter() -> nn.Module:
+    model = tiny_loda()
+    bank = segmenters.zero_shot_bank(model, ["cat", "dog"], templates=["{}"])
+    return segmenters.ZeroShotSegmenter(model, bank, size=8)
 
 
 IMAGES = torch.linspace(0, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
@@ -181,6 +192,16 @@ def a_decoder_without_its_fine_map() -> object:
 def a_batch_of_images_of_different_sizes() -> object:
     small = data.new_sample(IMAGES[1, :, :4], id="b")
     return data.collate([data.new_sample(IMAGES[0], id="a"), small])
+
+
+@tensors("text must have shape", r"\(B=2, D=5\)|B=2", r"got \(3, 5\)")
+def captions_of_another_number_of_images() -> object:
+    return losses.image_text_contrastive_loss(TEXT[:2], TEXT, 14.3)
+
+
+@tensors("given must have shape", "K=2", r"got \(2, 3\)", "background column")
+def given_classes_with_a_background_column() -> object:
+    return zero_shot_segmenter().masks_at(IMAGES, (0.5,), given=LABELS)
 
 
 # --- types and devices -----------------------------------------------------------------------
@@ -375,6 +396,32 @@ def counts_for_a_loss_that_does_not_divide() -> object:
     return losses.global_implicit_alignment_loss(
         FEATURES.mean((2, 3)), LABELS, TEXT, BACKGROUND, reduction="none", counts=torch.tensor(2)
     )
+
+
+@tensors("logit_scale must be positive", r"got -?2\.659")
+def the_logarithm_of_a_scale_in_its_place() -> object:
+    scale = -torch.tensor(1 / 0.07).log()
+    return losses.image_text_contrastive_loss(TEXT, TEXT, scale)
+
+
+@tensors("thresholds must be in", r"got 40")
+def thresholds_in_per_cent() -> object:
+    return zero_shot_segmenter().masks_at(IMAGES, (0.2, 40))
+
+
+@tensors("images must be RGB in", "not normalised")
+def normalised_images_for_a_segmenter_of_names() -> object:
+    return zero_shot_segmenter()((IMAGES - 0.45) / 0.22)
+
+
+@tensors("names must be one or more different names", "got .*background")
+def background_among_the_names() -> object:
+    return segmenters.zero_shot_bank(tiny_loda(), ["cat", "background"])
+
+
+@tensors("templates must each hold one", r"got \['a photo'\]")
+def a_template_without_a_place_for_the_name() -> object:
+    return segmenters.zero_shot_bank(tiny_loda(), ["cat"], templates=["a photo"])
 
 
 # --- metrics, training, figures --------------------------------------------------------------
@@ -617,6 +664,26 @@ def a_class_that_is_not_among_the_names(folder: Path) -> object:
     return data.WeakLabels.load(path, names=("cat", "dog"))
 
 
+@files(r"a\.png", r"0\.\.2 \(names has 2 classes\)", "got 9")
+def an_export_of_masks_with_more_classes_than_names(folder: Path) -> object:
+    data.write_mask(folder / "masks" / "a.png", torch.full((2, 2), 9))
+    out = folder / "out"
+    return data.export_masks(folder / "masks", out, to="voc-png", names=("cat", "dog"))
+
+
+@files("out", "new or empty folder")
+def an_export_into_a_folder_that_holds_something(folder: Path) -> object:
+    data.write_mask(folder / "out" / "a.png", torch.zeros(2, 2).long())
+    return data.export_masks(folder / "out", folder / "out", to="voc-png", names=("cat",))
+
+
+@files("'a'", "give each pixel a class", "ignored pixels")
+def a_submission_to_voc_with_ignored_pixels(folder: Path) -> object:
+    masks = {"a": torch.full((2, 2), 255)}
+    out = folder / "out.tar.gz"
+    return data.export_masks(masks, out, to="voc-server-tar", names=data.VOC_NAMES)
+
+
 @files("labels.json", "not a JSON file|JSON")
 def a_broken_json_file(folder: Path) -> object:
     return data.WeakLabels.load(_write(folder / "labels.json", '{"names": ["cat"], "labels": {'))
@@ -789,6 +856,24 @@ def captions_of_an_image_that_is_not_there(folder: Path) -> object:
     return data.ImageTextPairs(_folder(folder, "a"), {"a": "a cat", "lost": "a dog"})
 
 
+@files("2 of 3 shards do not exist", r"00001\.tar", r"00002\.tar")
+def shards_that_were_never_downloaded(folder: Path) -> object:
+    _write(folder / "00000.tar", b"")
+    return data.find_shards(f"{folder}/{{00000..00002}}.tar")
+
+
+@files(r"00000\.tar must be a tar file", "empty")
+def a_shard_whose_download_ended_at_once(folder: Path) -> object:
+    _write(folder / "00000.tar", b"")
+    return data.find_shards(folder)
+
+
+@files("at least 32 shards", "8 workers in 4 processes", "got 2", "fewer workers")
+def more_workers_than_shards(folder: Path) -> object:
+    shards = data.ShardList((folder / "0.tar", folder / "1.tar"), (9000, 9000))
+    return data.ImageTextShards(shards, batch_size=64, workers=8, rank=0, world_size=4)
+
+
 @files("at least one image must be usable", "got", r"[ab]\.png")
 def a_data_set_of_broken_images_only(folder: Path) -> object:
     images = _folder(folder)
@@ -958,6 +1043,45 @@ def weights_instead_of_a_segmenter(folder: Path) -> object:
     return segmenters.Segmenter.load(path)
 
 
+@files(r"model\.safetensors", "'loda'", "load_loda reads it")
+def a_model_of_images_and_texts_as_a_segmenter(folder: Path) -> object:
+    segmenters.save_loda(folder / "model.safetensors", tiny_loda())
+    return segmenters.Segmenter.load(folder / "model.safetensors")
+
+
+@files(r"segmenter\.safetensors", "'large-fov'", r"Segmenter\.load reads it")
+def a_segmenter_as_a_model_of_images_and_texts(folder: Path) -> object:
+    views = {"scales": (1.0,), "flip": False, "refiner": "none", "labels_used": False}
+    protocol = metrics.EvaluationProtocol(dataset="toy", split="val", num_images=1, **views)
+    network = segmenters.SegmentationNetwork("small-cnn", num_classes=2, hidden_dim=4)
+    path = folder / "segmenter.safetensors"
+    segmenters.Segmenter(network, names=("cat",), protocol=protocol).save(path)
+    return segmenters.load_loda(path)
+
+
+@files(r"model\.safetensors", "whole|truncated|cannot be read|incomplete")
+def a_truncated_model_of_images_and_texts(folder: Path) -> object:
+    segmenters.save_loda(folder / "model.safetensors", tiny_loda())
+    return segmenters.load_loda(_cut(folder / "model.safetensors"))
+
+
+@files("model must be one of create_loda", "got something else")
+def a_model_that_was_built_by_hand(folder: Path) -> object:
+    words = backbones.SmallTextEncoder(["cat"], dim=4)
+    model = segmenters.LoDAModel(tiny_encoder(), words, dim=4)
+    return segmenters.save_loda(folder / "model.safetensors", model)
+
+
+@files("vocabulary must be a file of word pieces", r"got '.*vocab\.txt'", "no such file")
+def word_pieces_that_are_not_there(folder: Path) -> object:
+    return segmenters.create_loda(text_encoder="bert-base", vocabulary=folder / "vocab.txt")
+
+
+@files("words must be given for 'small-text'", "got none")
+def an_encoder_of_words_without_words(folder: Path) -> object:
+    return segmenters.create_loda()
+
+
 @files("metrics.json", "write_metrics")
 def metrics_of_another_program(folder: Path) -> object:
     return metrics.read_metrics(_write(folder / "metrics.json", '{"miou": 62.5}'))
@@ -1001,6 +1125,65 @@ def a_file_of_features_cut_short(folder: Path) -> object:
 def a_cache_of_features_without_a_description(folder: Path) -> object:
     _write(folder / "uss" / "cache.json", "{}")
     return data.FeatureCache(folder / "uss")
+
+
+def _cams(folder: Path, **settings: Any) -> data.CamStore:
+    quiet: list[str] = []
+    path, labels = folder / "cams", torch.tensor([1.0, 0.0])
+    with data.CamStoreWriter(
+        path, ["a"], ["cat", "dog"], progress=quiet.append, **settings
+    ) as writer:
+        if writer.todo:
+            writer.write("a", torch.rand(2, 3, 3), labels, image_size=(24, 24))
+    return data.CamStore(path)
+
+
+@files("cams must hold maps made as those asked for", "got dtype 'uint8' instead of 'float16'")
+def cams_of_another_precision(folder: Path) -> object:
+    _cams(folder)
+    return _cams(folder, dtype="float16")
+
+
+@files("cams must hold maps made as those asked for", "got weights 'old' instead of 'new'")
+def cams_of_other_weights(folder: Path) -> object:
+    _cams(folder, about={"weights": "old"})
+    return _cams(folder, about={"weights": "new"})
+
+
+@files("shard-000-00000.safetensors must be a whole shard")
+def a_shard_of_cams_cut_short(folder: Path) -> object:
+    _cams(folder)
+    path = folder / "cams" / "shard-000-00000.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    return data.CamStore(folder / "cams")
+
+
+@files("store.json", "CamStoreWriter")
+def a_store_of_cams_without_a_description(folder: Path) -> object:
+    _write(folder / "cams" / "store.json", "{}")
+    return data.CamStore(folder / "cams")
+
+
+@files(r"lacks the maps of 1 of 2 images \('b'\)", "write the store to its end")
+def a_store_of_cams_that_was_not_finished(folder: Path) -> object:
+    return _cams(folder).maps(["a", "b"])
+
+
+@files(
+    "a.npy does not fit into the store", r"classes must be different and in \[0, 2\)", r"got \[20\]"
+)
+def cams_of_irn_of_more_classes(folder: Path) -> object:
+    content = {"keys": [20], "cam": np.ones((1, 2, 2)), "high_res": np.ones((1, 8, 8))}
+    np.save(folder / "a.npy", content)  # type: ignore[arg-type]
+    return data.import_irn(folder, folder / "cams", ["cat", "dog"])
+
+
+@files(
+    "a.npy does not fit into the store", r"classes must be different and in \[0, 2\)", r"got \[20\]"
+)
+def cams_of_psa_of_more_classes(folder: Path) -> object:
+    np.save(folder / "a.npy", {20: np.ones((8, 8))})  # type: ignore[arg-type]
+    return data.import_psa(folder, folder / "cams", ["cat", "dog"])
 
 
 @files("a.npy must hold features of shape", "(512,)")

@@ -483,12 +483,18 @@ EXEMPT: dict[str, str] = {
             *("ClassMaps", "MetricDifference"),
             *("BoundaryScores", "ImageScore", "Interval", "SplitScores"),
             *("LoadReport", "ToCoCheckpoint", "Segmentation"),
+            *("LinearProbe", "RetrievalScores", "ShardList"),
+            *("ScoredSegmentation", "ZeroShotProtocol"),
             *("AffinityLabels", "NeighbourAffinity", "RebalancedMask"),
-            *("CocoMasks", "VocAug", "DiskEstimate"),
+            *("CocoMasks", "VocAug", "DiskEstimate", "TextVocabulary", "ExportedMasks"),
+            *("CamStoreEstimate", "StoredCam"),
         ),
         _CONTAINER,
     ),
     **dict.fromkeys(("Encoder", "TextEncoder", "Refiner", "Stateful", "WeakDataset"), _PROTOCOL),
+    "ImageTextModel": _PROTOCOL,
+    "PROTOCOL_OF_DATA": _CONSTANT,
+    "imagenet_templates": "takes no argument",
     **dict.fromkeys(("COCO_NAMES", "DIGIT_NAMES", "VOC_NAMES", "VOC_SPOKEN_NAMES"), _CONSTANT),
     "CLASS_TABLES": _CONSTANT,
     "ClassTable": _CONTAINER,
@@ -498,10 +504,14 @@ EXEMPT: dict[str, str] = {
             *("FolderDataset", "VOC2012", "open_dataset", "read_image", "read_mask"),
             *("ADE20K", "COCOObject", "COCOStuff", "ImageTextPairs", "PascalContext"),
             *("COCO", "UsableImages", "usable_images", "create_encoder", "create_text_bank"),
+            "create_text_encoder",
             *("outside_text", "read_toco_checkpoint", "read_class_maps"),
             *("FeatureCache", "SavedFeatures", "read_cause_features", "WithPseudoMasks"),
             *("create_token_encoder", "load_class_token_weights"),
-            *("build_coco_masks", "build_voc_aug"),
+            *("build_coco_masks", "build_voc_aug", "export_masks"),
+            *("CamStore", "export_irn", "export_psa", "import_irn", "import_psa"),
+            *("ImageTextShards", "find_shards", "shard_loader"),
+            *("create_loda", "save_loda", "load_loda"),
         ),
         _FILES,
     ),
@@ -1372,6 +1382,18 @@ def _cross_contrastive(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(losses.image_text_contrastive_loss, losses.ImageTextContrastiveLoss)
+def _image_text_contrastive(d: Draw) -> dict[str, Any]:
+    b, dim = d.whole(1, 3), d.whole(1, 4)
+    return {
+        "image": d.normal(b, dim),
+        "text": d.normal(b, dim),
+        "logit_scale": d.one_of(10.0, torch.tensor(14.3)),
+        "positives": d.maybe(torch.randint(0, 2, (b,), generator=d.generator)),
+        "gather_distributed": d.coin(),
+    }
+
+
 @target(losses.balanced_segmentation_counts)
 def _balanced_counts(d: Draw) -> dict[str, Any]:
     mask = d.mask(d.whole(1, 2), *d.grid(), classes=3)
@@ -1496,6 +1518,40 @@ def _bootstrap(d: Draw) -> dict[str, Any]:
 def _mean_average_precision(d: Draw) -> dict[str, Any]:
     b, k = d.whole(1, 4), d.whole(1, 3)
     return {"scores": d.normal(b, k), "labels": d.labels(b, k)}
+
+
+def _recalls(d: Draw) -> dict[str, Any]:
+    n, m = d.whole(1, 4), d.whole(1, 5)
+    return {
+        "text_image": torch.randint(0, n, (m,), generator=d.generator),
+        "ks": d.one_of((1,), (1, 5)),
+        "groups": d.maybe(torch.randint(0, 3, (m,), generator=d.generator)),
+        "images": n,
+    }
+
+
+target(metrics.retrieval_chance)(_recalls)
+
+
+@target(metrics.retrieval_scores)
+def _retrieval(d: Draw) -> dict[str, Any]:
+    drawn, dim = _recalls(d), d.whole(1, 3)
+    image = d.normal(drawn.pop("images"), dim)
+    return {"image": image, "text": d.normal(len(drawn["text_image"]), dim), **drawn}
+
+
+@target(metrics.topk_accuracy)
+def _topk(d: Draw) -> dict[str, Any]:
+    n, k = d.whole(1, 4), d.whole(1, 3)
+    labels = torch.randint(0, k, (n,), generator=d.generator)
+    return {"scores": d.normal(n, k), "labels": labels, "ks": d.one_of((1,), (1, 5))}
+
+
+@target(metrics.zero_shot_accuracy)
+def _zero_shot(d: Draw) -> dict[str, Any]:
+    scored, dim = _topk(d), d.whole(1, 3)
+    n, k = scored.pop("scores").shape
+    return {"features": d.normal(n, dim), "classes": d.normal(k, dim), **scored}
 
 
 @target(
@@ -1750,6 +1806,32 @@ def _class_token_figure(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(viz.class_score_figure, call=_to_sink(viz.class_score_figure), device=_MOVED, slow=True)
+def _class_score_figure(d: Draw) -> dict[str, Any]:
+    n, c = d.whole(1, 4), d.whole(1, 3)
+    return {
+        "scores": d.normal(n, c),
+        "labels": d.maybe(d.labels(n, c)),
+        "names": [f"class {i}" for i in range(c)],
+        "thresholds": d.maybe(d.normal(n)),
+        "bins": d.whole(1, 5),
+    }
+
+
+@target(viz.patch_similarity_figure, call=_to_sink(viz.patch_similarity_figure), device=_MOVED)
+def _patch_similarity_figure(d: Draw) -> dict[str, Any]:
+    dim, grid, m = d.whole(1, 3), d.grid(), d.whole(1, 2)
+    query = (d.whole(0, grid[0] - 1), d.whole(0, grid[1] - 1))
+    return {
+        "image": d.uniform(3, *d.grid(9)),
+        "patches": d.normal(dim, *grid),
+        "queries": [query],
+        "texts": d.normal(m, dim),
+        "names": [f"text {i}" for i in range(m)],
+        "cell": 8,
+    }
+
+
 @target(
     viz.curve_figure,
     call=lambda x, y, **a: viz.curve_figure(
@@ -1869,6 +1951,64 @@ def _text_encoder() -> nn.Module:
     return backbones.OpenCLIPTextEncoder(_tiny_text()).eval()
 
 
+def _joint() -> nn.Module:
+    import open_clip
+
+    vision = open_clip.CLIPVisionCfg(layers=1, width=8, head_width=4, patch_size=2, image_size=4)
+    text = open_clip.CLIPTextCfg(vocab_size=300, context_length=6, width=4, heads=1, layers=1)
+    return backbones.OpenCLIPModel(open_clip.CLIP(3, vision, text)).eval()
+
+
+def _pairs_in(images: Any, ids: Any, mask: Any) -> Any:
+    model = _joint()
+    pooled = model.encode_image(images), model.encode_text(ids, mask)
+    return (*pooled, model.encode_patches(images))
+
+
+@target(backbones.OpenCLIPModel, weights=True, call=_pairs_in, words=("images", "ids", "mask"))
+def _pairs(d: Draw) -> dict[str, Any]:
+    return {**_pictures(d), **_ids(d)}
+
+
+class _Pieces:
+    """As much of a tokenizer of Hugging Face as an encoder looks at."""
+
+    cls_token_id, sep_token_id, mask_token_id, pad_token_id = 1, 2, 3, 0
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[MASK]": 3, "em": 4, "##bed": 5, "cat": 6}
+
+
+def _hugging_face() -> nn.Module:
+    import transformers
+
+    size = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(vocab_size=300, intermediate_size=4, **size)
+    return backbones.HuggingFaceTextEncoder(config, tokenizer=_Pieces(), max_length=6).eval()
+
+
+target(
+    backbones.HuggingFaceTextEncoder,
+    weights=True,
+    call=lambda ids, mask: _hugging_face()(ids, mask),
+)(_ids)
+
+
+@target(backbones.SmallTextEncoder, weights=True)
+def _small_text(d: Draw) -> dict[str, Any]:
+    words = ["a", "cat", "dog"][: d.whole(1, 3)]
+    b, t = d.whole(1, 2), d.whole(1, 4)
+    return {
+        "words": words,
+        "dim": d.one_of(2, 4),
+        "depth": d.whole(1, 2),
+        "heads": d.whole(1, 2),
+        "max_length": d.whole(t, 5),
+        "ids": torch.randint(0, 3 + len(words), (b, t), generator=d.generator),
+        "mask": d.uniform(b, t) < 0.7,
+    }
+
+
 @target(
     backbones.TokenViT,
     weights=True,
@@ -1970,6 +2110,46 @@ def _schedule(d: Draw) -> dict[str, Any]:
     }
 
 
+def _cached(image: Tensor, text: Tensor, chunk_size: Any) -> list[Tensor]:
+    layers = [nn.Linear(3, 2), nn.Linear(3, 2)]
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T).square().mean()
+
+    total = training.cached_gradient_backward(layers, [image, text], loss, chunk_size=chunk_size)
+    return [total, *(p.grad for layer in layers for p in layer.parameters())]
+
+
+@target(
+    training.cached_gradient_backward,
+    call=_cached,
+    fixed=dict.fromkeys(("image", "text"), "what the caller's encoders make of it is theirs"),
+)
+def _cached_gradients(d: Draw) -> dict[str, Any]:
+    image, text = d.normal(d.whole(1, 4), 3), d.normal(d.whole(1, 4), 3)
+    return {"image": image, "text": text, "chunk_size": d.whole(1, 5)}
+
+
+@target(training.linear_probe, huge="features of 1e30 overflow in the layer")
+def _linear_probe(d: Draw) -> dict[str, Any]:
+    n, m, dim, k = d.whole(2, 4), d.whole(1, 4), d.whole(1, 3), d.whole(1, 3)
+    return {
+        "features": d.normal(n, dim),
+        "labels": torch.randint(0, k, (n,), generator=d.generator),
+        "val_features": d.normal(m, dim),
+        "val_labels": torch.randint(0, k, (m,), generator=d.generator),
+        "num_classes": k,
+        "epochs": d.whole(2, 3),
+        "base_lr": 0.1,
+        "batch_size": d.whole(2, 5),
+        "warmup": d.whole(0, 1),
+        "momentum": 0.9,
+        "batch_norm": d.coin(),
+        "ks": (1, 2),
+        "seed": d.whole(0, 9),
+    }
+
+
 def _phases(starts: Any, weights: Any, name: Any, step: Any) -> float:
     return training.Phases(starts, weights=weights).weight(name, step)
 
@@ -2060,6 +2240,50 @@ def _class_maps(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(data.estimate_cam_store)
+def _cam_store_size(d: Draw) -> dict[str, Any]:
+    return {
+        "images": d.whole(0, 9),
+        "classes": 2.9 * d.whole(0, 2),
+        "grid": d.grid(),
+        "dtype": d.one_of("uint8", "float16"),
+    }
+
+
+def _stored_cam(
+    names: Any, dtype: Any, shard_size: Any, rank: Any, world_size: Any, **record: Any
+) -> Any:
+    with tempfile.TemporaryDirectory(dir=_FOLDER.name) as folder:
+        settings = {"shard_size": shard_size, "rank": rank, "world_size": world_size}
+        ids = [str(i) for i in range(rank + 1)] if isinstance(rank, int) else ["0"]
+        lines: list[str] = []
+        with data.CamStoreWriter(
+            folder, ids, names, dtype=dtype, progress=lines.append, **settings
+        ) as writer:
+            writer.write(ids[-1], **record)
+        return data.CamStore(folder)[ids[-1]].cam
+
+
+@target(
+    data.CamStoreWriter,
+    call=_stored_cam,
+    words=("cam", "labels", "image_size"),
+    device="labels may lie on another one",
+)
+def _cam_store(d: Draw) -> dict[str, Any]:
+    k = d.whole(1, 3)
+    return {
+        "names": [str(i) for i in range(k)],
+        "dtype": d.one_of("uint8", "float16"),
+        "shard_size": d.whole(1, 3),
+        "rank": d.whole(0, 1),
+        "world_size": 2,
+        "cam": d.normal(k, *d.grid()),
+        "labels": d.labels(1, k)[0],
+        "image_size": d.grid(9),
+    }
+
+
 @target(data.voc_palette)
 def _palette(d: Draw) -> dict[str, Any]:
     return {"n": d.whole(1, 256)}
@@ -2098,6 +2322,7 @@ _SETTINGS: dict[Any, dict[str, Any]] = {
     data.RandomGrayscale: {"p": 0.5},
     data.ChannelPermutation: {"p": 0.5},
     data.GaussianBlur: {"low": 0.1, "high": 2.0, "p": 1.0},
+    data.AutoAugment: {"fill": 0.5},
     data.RandAugment: {"config": "rand-m9-mstd0.5-inc1", "fill": 0.45},
     data.training_transform: {
         "size": 4,
@@ -2141,6 +2366,35 @@ def _with_maps(image: Any, map: Any, size: Any) -> Any:
 )
 def _with_maps_draw(d: Draw) -> dict[str, Any]:
     return {"image": d.uniform(3, *d.grid(6)), "map": d.normal(2, *d.grid()), "size": d.grid()}
+
+
+def _vocabulary() -> backbones.TextVocabulary:
+    return backbones.TextVocabulary.from_pieces(
+        _Pieces().get_vocab(), special=[1, 2], mask_id=3, pad_id=0
+    )
+
+
+@target(
+    data.augment_words,
+    call=lambda **a: data.augment_words(
+        vocabulary=_vocabulary(), generator=torch.Generator().manual_seed(0), **a
+    ),
+)
+@target(
+    data.WordAugmentation,
+    call=lambda ids, mask, **a: data.WordAugmentation(_vocabulary(), **a)(
+        ids, mask, generator=torch.Generator().manual_seed(0)
+    ),
+)
+def _captions(d: Draw) -> dict[str, Any]:
+    b, t = d.whole(1, 3), d.whole(1, 6)
+    return {
+        "ids": torch.randint(0, 7, (b, t), generator=d.generator),
+        "mask": d.uniform(b, t) < 0.7,
+        "mask_rate": d.one_of(0.0, 0.3),
+        "replace_rate": d.one_of(0.0, 0.2),
+        "delete_rate": d.one_of(0.0, 0.5),
+    }
 
 
 @target(
@@ -2277,4 +2531,122 @@ def _segmenter(d: Draw) -> dict[str, Any]:
         "names": ("cat", "dog"),
         "size": d.maybe(d.whole(1, 9)),
         "palette": torch.zeros(3, 3, dtype=torch.uint8),
+    }
+
+
+_SQUARED = "squares of 1e30 overflow"
+
+
+@target(segmenters.class_threshold, huge=_SQUARED)
+def _class_threshold(d: Draw) -> dict[str, Any]:
+    scores = d.normal(d.whole(1, 3), d.whole(1, 12))
+    return {"scores": scores, "top": d.whole(1, 12), "sigma": d.one_of(0.0, 1.0)}
+
+
+@target(segmenters.select_classes, huge=_SQUARED)
+def _select_classes(d: Draw) -> dict[str, Any]:
+    background = d.one_of(0, None)
+    return {**_class_threshold(d), "most": d.whole(1, 6), "background": background}
+
+
+@target(segmenters.zero_shot_protocol)
+def _zero_shot_protocol(d: Draw) -> dict[str, Any]:
+    return {"name": d.one_of("voc21", "context60", "coco_object81")}
+
+
+class _Spoken(nn.Module):
+    """A model of images and texts whose vectors are read off the pixels and the letters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(()))  # it says where the model is
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids = torch.tensor([[len(text), ord(text[0]), ord(text[-1])] for text in texts])
+        return ids, torch.ones_like(ids, dtype=torch.bool)
+
+    def encode_text(self, ids: Tensor, mask: Any = None, normalize: bool = True) -> Tensor:
+        return self.one * ids
+
+    def encode_image(self, images: Tensor, normalize: bool = True) -> Tensor:
+        return images.mean((2, 3)) + 0.1
+
+    def encode_patches(self, images: Tensor) -> Tensor:
+        return images
+
+
+def _rows(**arguments: Any) -> list[Tensor]:
+    return list(segmenters.zero_shot_bank(_Spoken(), **arguments).buffers())
+
+
+@target(segmenters.zero_shot_bank, call=_rows)
+def _zero_shot_bank(d: Draw) -> dict[str, Any]:
+    return {
+        "names": ["cat", "dog"][: d.whole(1, 2)],
+        "templates": d.maybe(["a {}", "the {}"]),
+        "spoken": d.maybe({"cat": "kitten"}),
+        "background": d.maybe("background"),
+        "batch_size": d.whole(1, 3),
+    }
+
+
+def _by_names(images: Any, thresholds: Any, given: Any, **options: Any) -> Any:
+    bank = segmenters.zero_shot_bank(_Spoken(), ["cat", "dog"], templates=["{}"])
+    segmenter = segmenters.ZeroShotSegmenter(_Spoken(), bank, **options)
+    masks = segmenter(images), segmenter.masks_at(images, thresholds, given=given)
+    return (*masks, segmenter.scores(images), segmenter.patches(images))
+
+
+@target(
+    segmenters.ZeroShotSegmenter,
+    weights=True,
+    call=_by_names,
+    words=("thresholds", "given"),
+    fixed={"palette": "as in Segmenter"},
+    huge="images of 1e30 are none",
+)
+def _zero_shot_segmenter(d: Draw) -> dict[str, Any]:
+    pictures = _pictures(d)
+    return {
+        **pictures,
+        "thresholds": [0.2, 0.5],
+        "given": d.maybe(d.labels(len(pictures["images"]), 2)),
+        "top": d.whole(1, 4),
+        "sigma": d.one_of(None, 0.5),
+        "most": d.whole(1, 3),
+        "size": d.maybe(d.whole(1, 9)),
+        "upsampling": d.one_of("nearest", "bilinear"),
+        "similarity": d.one_of("cosine", "dot"),
+        "threshold": 0.5,
+        "closing": d.one_of(1, 3),
+        "palette": d.maybe(torch.zeros(3, 3, dtype=torch.uint8)),
+    }
+
+
+def _aligned(images: Any, ids: Any, mask: Any, **options: Any) -> Any:
+    encoders = backbones.SmallCNN((2, 4), blocks=(0, 0)), backbones.SmallTextEncoder(["cat"], dim=4)
+    model = segmenters.LoDAModel(*encoders, **options)
+    return model.eval()(images, ids, mask), model.encode_patches(images)
+
+
+@target(segmenters.LoDAModel, weights=True, call=_aligned, words=("mask",))
+def _loda(d: Draw) -> dict[str, Any]:
+    pictures = _pictures(d)
+    b, t = len(pictures["images"]), d.whole(1, 4)
+    mask = d.uniform(b, t) < 0.7
+    mask[:, 0] = True
+    return {
+        **pictures,
+        "ids": torch.randint(0, 4, (b, t), generator=d.generator),
+        "mask": mask,
+        "dim": d.whole(1, 4),
+        "pool": d.one_of("max_response", "average", "class_token"),
+        "image_k": d.whole(1, 4),
+        "text_k": d.whole(1, 3),
+        "eval_text_k": d.whole(1, 3),
+        "mask_padding": (d.coin(), d.coin()),
+        "exclude_special": d.coin(),
+        "image_norm": d.coin(),
+        "temperature": d.one_of(0.07, 1.0),
+        "max_scale": 100.0,
     }

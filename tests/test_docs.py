@@ -15,7 +15,9 @@ from tools import result_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-GUIDES = sorted([DOCS / "quickstart.md", *(DOCS / "guides").glob("*.md")])
+GUIDES = sorted(
+    [DOCS / "quickstart.md", *(DOCS / "guides").glob("*.md"), *(DOCS / "systems").glob("*.md")]
+)
 
 
 def public_names(package: str) -> set[str]:

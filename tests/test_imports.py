@@ -32,13 +32,16 @@ def test_blocks_import_without_timm_open_clip_torchvision_and_pot():
     # The blocks must work in an environment that has torch alone.
     code = """
 import sys
-for gone in ("timm", "open_clip", "torchvision", "ot", "sklearn", "matplotlib", "PIL", "triton"):
+for gone in ("timm", "open_clip", "torchvision", "ot", "sklearn", "matplotlib", "PIL", "triton",
+             "transformers", "webdataset"):
     sys.modules[gone] = None
 import wsss_blocks
 for name in ("cam", "decoders", "distributed", "heads", "losses", "memory", "metrics", "pooling",
-             "refine", "training", "viz", "backbones", "data"):
+             "refine", "training", "viz", "backbones", "data", "segmenters"):
     getattr(wsss_blocks, name)
-from wsss_blocks.backbones import Features, TextBank
+from wsss_blocks.backbones import Features, SmallTextEncoder, TextBank
+from wsss_blocks.data import augment_words
+from wsss_blocks.segmenters import LoDAModel, ZeroShotSegmenter
 print("ok")
 """
     assert run(code) == "ok"

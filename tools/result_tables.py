@@ -282,6 +282,7 @@ def preset_table(presets: Mapping[str, Any]) -> str:
     of_a_run = {"preset", "root", "output", "resume", "seed", "device", "predict", "workers"}
     of_a_run |= {"compile", "mixed_precision", "save_every", "evaluate", "eval_every", "log_every"}
     of_a_run |= {"labels", "strict", "keep_empty", "outside", "refine"}
+    of_a_run |= {"captions", "shards", "vocabulary", "eval_root"}
     names = [f.name for f in dataclasses.fields(next(iter(presets.values())))]
     rows = [
         [f"`{name}`", *(_option(getattr(preset, name)) for preset in presets.values())]
@@ -402,7 +403,7 @@ def write_generated(root: Path = ROOT) -> None:
     pages["thresholds"] = thresholds_page(results / "thresholds.json")
     pages["evaluate_files"] = evaluation_page(results / "evaluate_files.json")
     pages["reliability"] = reliability_page(results / "reliability.json")
-    for system in ("dalnet", "dhr", "cti"):
+    for system in ("dalnet", "dhr", "cti", "simseg"):
         presets = read_presets(root / "examples" / f"train_{system}.py")
         pages[f"{system}_presets"] = preset_table(presets) + "\n"
     for name in SYSTEM_TABLES:

@@ -111,9 +111,12 @@ def check_finite(name: str, x: Tensor, *, where: Tensor | None = None) -> None:
     """Raise on NaN or infinity where values are checked; outside ``where`` anything may stand."""
     if not values_are_checked(x) or not x.numel():
         return
+    low, high = x.detach().aminmax()  # one pass without a copy; NaN comes through
+    if -float("inf") < float(low) <= float(high) < float("inf"):
+        return
     if where is not None:
         x = x.detach().masked_fill(~where, 0)
-    low, high = x.detach().aminmax()  # one pass without a copy; NaN comes through
+        low, high = x.aminmax()
     if not -float("inf") < float(low) <= float(high) < float("inf"):
         bad = int((~torch.isfinite(x)).sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values.")
@@ -201,25 +204,27 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {listed}, got {value!r}.")
 
 
-def check_labels(labels: Tensor, *, batch: int, num_classes: int, device: torch.device) -> None:
+def check_labels(
+    labels: Tensor, *, batch: int, num_classes: int, device: torch.device, name: str = "labels"
+) -> None:
     """Raise unless ``labels`` is multi-hot ``(B, K)`` (numbers in ``[0, 1]``, no background)."""
     if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] == num_classes + 1:
         raise ValueError(
-            f"labels must have shape (B, K) with B={batch}, K={num_classes}, "
+            f"{name} must have shape (B, K) with B={batch}, K={num_classes}, "
             f"got {_shown(tuple(labels.shape))}: is there a background column too many?"
         )
-    check_shape("labels", labels, "B K", B=batch, K=num_classes)
+    check_shape(name, labels, "B K", B=batch, K=num_classes)
     if labels.device != device:
-        raise ValueError(f"labels must be on {device}, got {labels.device}.")
+        raise ValueError(f"{name} must be on {device}, got {labels.device}.")
     if labels.is_complex():
-        raise TypeError(f"labels must be a multi-hot tensor of numbers, got {labels.dtype}.")
+        raise TypeError(f"{name} must be a multi-hot tensor of numbers, got {labels.dtype}.")
     if (
         values_are_checked(labels)
         and labels.numel()
         and not bool(((labels >= 0) & (labels <= 1)).all())
     ):
         raise ValueError(
-            "labels must be multi-hot with values in [0, 1], "
+            f"{name} must be multi-hot with values in [0, 1], "
             f"got values from {float(labels.min()):.4g} to {float(labels.max()):.4g}."
         )
 

@@ -97,6 +97,24 @@ def test_padding_and_its_length_change_no_word():
 
 
 @covers("OpenCLIPTextEncoder", "properties")
+def test_dim_and_vocabulary():
+    assert OpenCLIPTextEncoder(clip()).dim == OpenCLIPTextEncoder(clip(proj_bias=True)).dim == 6
+    assert OpenCLIPTextEncoder(tower(proj_type="none")).dim == 8
+    model = OpenCLIPTextEncoder(tower(vocab_size=49408, context_length=12))
+    vocabulary = model.vocabulary
+    assert len(vocabulary.ordinary) == 49408
+    assert vocabulary.special.nonzero()[:, 0].tolist() == [49406, 49407]
+    assert (vocabulary.mask_id, vocabulary.pad_id) == (None, 0)
+    ids, mask = model.tokenize(["cat embeddings!"])  # cat</w> embed dings</w> !</w>
+    assert vocabulary.starts(ids, mask)[0].int().tolist() == [0, 1, 1, 0, 1] + [0] * 7
+    assert vocabulary.ordinary[ids[0, :6]].int().tolist() == [0, 1, 0, 1, 0, 0]
+    named = OpenCLIPTextEncoder(tower(), tokenizer=open_clip.get_tokenizer("ViT-B-16"))
+    assert torch.equal(named.vocabulary.ends, vocabulary.ends)
+    with pytest.raises(ValueError, match="SimpleTokenizer for a vocabulary, got function"):
+        _ = OpenCLIPTextEncoder(tower(), tokenizer=lambda texts: IDS).vocabulary
+
+
+@covers("OpenCLIPTextEncoder", "properties")
 def test_texts_do_not_meet_each_other():
     model, order = OpenCLIPTextEncoder(tower()), torch.tensor([1, 0])
     assert_close(model(IDS[order], MASK[order]).tokens, model(IDS, MASK).tokens[order])

@@ -53,7 +53,21 @@ def test_tokens_of_the_classes_that_an_image_shows(monkeypatch, tmp_path):
     assert panels["block 1"].tolist() == [[0, 0], [0, 2], [2, 1]]
     assert panels["block 2"].tolist() == [[10, 10], [10, 12], [12, 11]]
     assert {x.dtype for x in panels.values()} == {torch.float32}
-    assert options == {"path": tmp_path / "a.png", "names": NAMES}
+    assert options == {"path": tmp_path / "a.png", "names": NAMES, "columns": 4}
+
+
+def test_tokens_of_squeezed_images(monkeypatch, tmp_path):
+    shapes = []
+
+    def watched(image):
+        shapes.append(tuple(image.shape))
+        return tokens(image)
+
+    seen = recorder(monkeypatch, "class_token_figure")
+    rows = samples([[1, 1, 1]], size=(6, 8))
+    draw_class_tokens(tmp_path / "a.png", watched, rows, size=5, columns=2)
+    assert shapes == [(1, 3, 5, 5)]
+    assert seen[0][-1]["columns"] == 2
 
 
 def test_tokens_of_images_spread_over_the_samples(monkeypatch, tmp_path):

@@ -164,6 +164,35 @@ def test_a_given_augmentation_takes_the_place_of_the_configured_one(tmp_path):
         assert batch["box"].tolist() == [[0, 0, 20, 24]] * 2
 
 
+def test_a_given_loader_takes_the_place_of_the_data(tmp_path):
+    cfg = config(tmp_path, accumulate=2)
+    dataset = Scenes(size=5)
+
+    def ready(start):
+        """The batches of captions in token ids that some stream would have made."""
+        loader = TrainingSteps(cfg, dataset, Accelerator(), start=start).loader
+        for number, batch in enumerate(loader, 2 * start):
+            yield batch | {"text_ids": torch.full((2, 3), number), "text_mask": torch.ones(2, 3)}
+
+    def refuse(sample, generator):
+        raise AssertionError("nothing is made of the data")
+
+    options = {"transform": refuse, "cache": {"red": refuse}}
+    for start in (0, 3):
+        given = TrainingSteps(cfg, None, Accelerator(), start=start, loader=ready(start), **options)
+        own = TrainingSteps(cfg, dataset, Accelerator(), start=start)
+        taken = list(given)
+        for (step, group), (other, expected) in zip(taken, own, strict=True):
+            assert step == other
+            for micro, (batch, same) in enumerate(zip(group, expected, strict=True)):
+                assert batch.keys() == same.keys() | {"text_ids", "text_mask"}
+                assert torch.equal(batch["image"], same["image"])
+                assert int(batch["text_ids"][0, 0]) == 2 * (step - 1) + micro
+        assert len(taken) == 4 - start
+    with pytest.raises(ValueError, match="dataset must be given where there is no loader"):
+        TrainingSteps(cfg, None, Accelerator())
+
+
 def test_gradients_are_exchanged_in_the_last_micro_batch_only(tmp_path):
     loop, model = steps(config(tmp_path, accumulate=3)), nn.Linear(1, 1)
     assert [loop.synchronised(model, i) == "no_sync" for i in range(3)] == [True, True, False]
@@ -179,6 +208,8 @@ def test_shares_are_summed_and_logged_every_so_many_steps(tmp_path):
         (2, {"loss": 5.0, "cls": 4.0, "seg": 1.0}),
         (4, {"loss": 9.0, "cls": 8.0, "seg": 1.0}),
     ]
+    loop.log([{"cls": torch.tensor(2.0)}], beside={"scale": torch.tensor(14.0, requires_grad=True)})
+    assert loop.accelerator.logged[-1] == (4, {"loss": 2.0, "cls": 2.0, "scale": 14.0})
 
 
 def checkpoints(cfg, names=("cat", "dog"), seed=0, scaler=None):

@@ -1,3 +1,4 @@
+import io
 import os
 import pickle
 
@@ -97,14 +98,56 @@ def test_nothing_in_a_pickle_is_executed(tmp_path, key):
     assert not (tmp_path / "executed").exists()
 
 
-def test_torch_tensors_are_refused_with_the_way_out(tmp_path):
-    path = tmp_path / "a.npy"
-    np.save(path, {"keys": torch.tensor([3]), "cam": torch.rand(1, 2, 2), "high_res": MAPS[:1]})
-    with pytest.raises(ValueError, match=r"a.npy must hold class maps.*torch tensors.*np.asarray"):
-        read_class_maps(path)
-    loaded = np.load(path, allow_pickle=True).item()  # what the message says
-    np.save(path, {k: np.asarray(v) for k, v in loaded.items()})
-    assert read_class_maps(path).classes.tolist() == [3]
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_torch_tensors_of_irn(tmp_path, dtype):
+    path, maps = tmp_path / "a.npy", torch.from_numpy(MAPS).to(dtype)
+    keys = torch.tensor([[0, 9], [1, 9], [7, 9], [2, 9]])[2:, 0]  # a view with steps
+    np.save(path, {"keys": keys, "cam": maps[:, :2].transpose(1, 2)})
+    found = read_class_maps(path)
+    assert found.classes.tolist() == [2, 7]
+    assert torch.equal(found.maps, maps[:, :2].transpose(1, 2).flip(0).float())
+    np.save(path, {"keys": keys, "cam": maps[:, :2], "high_res": MAPS})
+    assert np.array_equal(read_class_maps(path).maps.numpy(), MAPS[::-1].astype("f4"))
+    np.save(path, {"keys": keys[:0], "cam": maps[:0]})
+    assert read_class_maps(path).maps.shape == (0, 5, 7)
+
+
+class OfTorch:
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+def storage(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=False)
+    return OfTorch(torch.storage._load_from_bytes, (buffer.getvalue(),))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "offset", "size", "stride", "message"),
+    [
+        (torch.ones(2), 0, (2**50,), (0,), "tensor .* of 2 numbers"),
+        (torch.ones(2), 1, (2,), (1,), "out of bounds"),
+        (torch.ones(2), 0, (2,), (-1,), "[Nn]egative stride"),
+        (None, 0, (1,), (1,), "tensor of something else than numbers"),
+    ],
+)
+def test_wrong_tensors_are_refused(tmp_path, numbers, offset, size, stride, message):
+    content = numbers.untyped_storage() if numbers is not None else Hostile(tmp_path / "executed")
+    if numbers is not None:
+        content = torch.storage.TypedStorage(
+            wrap_storage=content, dtype=torch.float32, _internal=True
+        )
+    tensor = OfTorch(
+        torch._utils._rebuild_tensor_v2, (storage(content), offset, size, stride, False, {})
+    )
+    np.save(tmp_path / "a.npy", {"keys": [1], "cam": tensor})
+    with pytest.raises(ValueError, match=rf"a.npy must hold class maps: .*{message}"):
+        read_class_maps(tmp_path / "a.npy")
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import random
+import subprocess
 import sys
 
 import numpy as np
@@ -130,3 +131,12 @@ def test_a_missing_pillow_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r"RandAugment needs PIL.Image: .*wsss-blocks\[cli\]"):
         RandAugment()(sample_of(), generator(0))
+
+
+def test_importing_it_does_not_import_timm():
+    code = (
+        "import sys; sys.modules['timm'] = None; "
+        "from wsss_blocks.data.rand_augment import RandAugment; print(RandAugment.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "RandAugment\n", done.stderr

@@ -67,18 +67,18 @@ def test_labels_mask_and_caption_agree(hard):
 
 
 def test_captions_read_as_english():
-    captions = {Scenes("train").draw(i).caption for i in range(120)}
+    captions = {Scenes("train")[i]["caption"] for i in range(120)}
     assert any(" an eight" in c or c.startswith("an eight") for c in captions)
     assert any(c.startswith("two ") for c in captions)
     assert not any("a eight" in c or "sixs" in c for c in captions)
-    hard = {Scenes("train", hard=True).draw(i).caption for i in range(30)}
+    hard = {Scenes("train", hard=True)[i]["caption"] for i in range(30)}
     assert any(c.count(",") == 1 and " and " in c for c in hard)
 
 
 def test_mask_is_the_ink_and_ink_is_brighter_than_its_ground():
     scenes = Scenes("val", size=40)
     for index in range(40):
-        image, mask, _, _ = scenes.draw(index)
+        image, mask, _ = scenes.draw(index)
         assert image[mask > 0].mean() > 140
         assert image[mask == 0].mean() < 100
         assert 0.01 < (mask > 0).mean() < 0.4
@@ -187,3 +187,12 @@ def test_missing_scikit_learn_is_explained(monkeypatch):
     draw_scene.cache_clear()
     with pytest.raises(ImportError, match=r"Scenes needs sklearn.datasets: pip install"):
         Scenes(size=1)
+
+
+def test_every_phrasing_names_the_same_digits():
+    sample = next(s for s in map(Scenes("val").__getitem__, range(50)) if s["labels"].sum() == 2)
+    first, second = (DIGIT_NAMES[i] for i in sample["labels"].nonzero().flatten().tolist())
+    assert len(set(sample["captions"])) == len(sample["captions"]) == 16
+    assert sample["captions"][0] == sample["caption"]
+    assert all(first in c and second in c for c in sample["captions"])
+    assert {c.index(first) < c.index(second) for c in sample["captions"]} == {True, False}

@@ -15,6 +15,7 @@ from wsss_blocks.losses import (
     cross_contrastive_loss,
     dense_energy_loss,
     global_implicit_alignment_loss,
+    image_text_contrastive_loss,
     multi_label_soft_margin_loss,
     patch_token_contrast_loss,
     segmentation_loss,
@@ -50,6 +51,11 @@ CASES = {
         **TEXTS,
     },
     global_implicit_alignment_loss: {"token": random(2, 5), "labels": LABELS, **TEXTS},
+    image_text_contrastive_loss: {
+        "image": random(2, 5),
+        "text": random(2, 5),
+        "logit_scale": torch.tensor(10.0),
+    },
     multi_label_soft_margin_loss: {"logits": random(2, 3), "labels": LABELS},
     background_consistency_loss: {
         "foreground": random(2, 1, 2, 3),

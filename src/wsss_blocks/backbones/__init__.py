@@ -21,13 +21,19 @@ if TYPE_CHECKING:
         TextFeatures,
         resize_to_stride,
     )
+    from wsss_blocks.backbones.hugging_face_text import HuggingFaceTextEncoder
     from wsss_blocks.backbones.mobilenet import mobilenet_v1
     from wsss_blocks.backbones.open_clip_image import OpenCLIPImageEncoder
+    from wsss_blocks.backbones.open_clip_model import OpenCLIPModel
     from wsss_blocks.backbones.open_clip_text import OpenCLIPTextEncoder
     from wsss_blocks.backbones.outside_text import outside_text
     from wsss_blocks.backbones.query_key import QueryKey
     from wsss_blocks.backbones.small_cnn import SmallCNN
+    from wsss_blocks.backbones.small_text import SmallTextEncoder
+    from wsss_blocks.backbones.templates import imagenet_templates
     from wsss_blocks.backbones.text_bank import TextBank
+    from wsss_blocks.backbones.text_encoders import create_text_encoder
+    from wsss_blocks.backbones.text_vocabulary import TextVocabulary
     from wsss_blocks.backbones.timm_cnn import TimmCNN
     from wsss_blocks.backbones.timm_vit import TimmViT
     from wsss_blocks.backbones.token_vit import TokenViT
@@ -37,19 +43,25 @@ __all__ = [
     "ClassTokens",
     "Encoder",
     "Features",
+    "HuggingFaceTextEncoder",
     "OpenCLIPImageEncoder",
+    "OpenCLIPModel",
     "OpenCLIPTextEncoder",
     "QueryKey",
     "SmallCNN",
+    "SmallTextEncoder",
     "TextBank",
     "TextEncoder",
     "TextFeatures",
+    "TextVocabulary",
     "TimmCNN",
     "TimmViT",
     "TokenViT",
     "create_encoder",
     "create_text_bank",
+    "create_text_encoder",
     "create_token_encoder",
+    "imagenet_templates",
     "load_class_token_weights",
     "mobilenet_v1",
     "outside_text",
@@ -61,19 +73,25 @@ _HOME = {
     "ClassTokens": "class_tokens",
     "Encoder": "features",
     "Features": "features",
+    "HuggingFaceTextEncoder": "hugging_face_text",
     "OpenCLIPImageEncoder": "open_clip_image",
+    "OpenCLIPModel": "open_clip_model",
     "OpenCLIPTextEncoder": "open_clip_text",
     "QueryKey": "query_key",
     "SmallCNN": "small_cnn",
+    "SmallTextEncoder": "small_text",
     "TextBank": "text_bank",
     "TextEncoder": "features",
     "TextFeatures": "features",
+    "TextVocabulary": "text_vocabulary",
     "TimmCNN": "timm_cnn",
     "TimmViT": "timm_vit",
     "TokenViT": "token_vit",
     "create_encoder": "create",
     "create_text_bank": "create_text",
+    "create_text_encoder": "text_encoders",
     "create_token_encoder": "create_tokens",
+    "imagenet_templates": "templates",
     "load_class_token_weights": "class_token_weights",
     "mobilenet_v1": "mobilenet",
     "outside_text": "outside_text",

@@ -1,7 +1,7 @@
 """The text banks that every example can be asked for by name (CLIP: Radford et al., ICML 2021)."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,8 @@ from wsss_blocks.backbones._stand_in import STAND_IN
 from wsss_blocks.backbones.text_bank import TextBank
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from wsss_blocks.backbones.open_clip_text import OpenCLIPTextEncoder
 
 __all__ = ["create_text_bank"]
@@ -99,26 +101,41 @@ def create_text_bank(
 
 def _tower(text: str) -> tuple["OpenCLIPTextEncoder", str]:
     """Return the text half of ``ARCH/TAG`` or ``ARCH/PATH`` and its name for ``source``."""
+    from wsss_blocks.backbones.open_clip_text import OpenCLIPTextEncoder
+
+    model, tokenizer, label = named_open_clip(
+        text,
+        argument="text",
+        choices=f"'stand-in', 'clip', 'ARCH/TAG' or 'ARCH/PATH' of open_clip (as {_CLIP!r}), "
+        "or the file of a saved bank",
+        instead="a saved bank (TextBank.save where there is a network) or ",
+    )
+    return OpenCLIPTextEncoder(model, tokenizer=tokenizer), label
+
+
+def named_open_clip(
+    text: str, *, argument: str, choices: str, instead: str = ""
+) -> tuple["nn.Module", "Callable[[list[str]], Tensor]", str]:
+    """Return model, tokenizer and label of ``ARCH/TAG`` or ``ARCH/PATH``.
+
+    The rest is for the errors: the argument's name, what it may be, and what else would do where
+    there is no download.
+    """
     # Here, not above: stand-ins and files need no open_clip, which takes seconds to import.
     import open_clip
 
-    from wsss_blocks.backbones.open_clip_text import OpenCLIPTextEncoder
-
     arch, _, weights = text.partition("/")
     if arch not in open_clip.list_models():
-        raise ValueError(
-            f"text must be 'stand-in', 'clip', 'ARCH/TAG' or 'ARCH/PATH' of open_clip (as {_CLIP!r}"
-            f"), or the file of a saved bank, got {text!r}, which is no file."
-        )
+        raise ValueError(f"{argument} must be {choices}, got {text!r}, which is no file.")
     config = open_clip.get_pretrained_cfg(arch, weights) if weights else {}
     if config:
-        file = _download(open_clip, arch, weights, config)
+        file = _download(open_clip, arch, weights, config, argument, instead)
     elif os.path.isfile(weights):
         file = weights
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch))
         raise ValueError(
-            f"text must name weights for {arch}, a file or one of {tags}, got {weights!r}."
+            f"{argument} must name weights for {arch}, a file or one of {tags}, got {weights!r}."
         )
     try:
         model = open_clip.create_model(
@@ -126,21 +143,28 @@ def _tower(text: str) -> tuple["OpenCLIPTextEncoder", str]:
         )
     except Exception as error:  # whatever a reader raised comes through
         raise ValueError(
-            f"text must name weights that fit {arch}, got {file}: "
+            f"{argument} must name weights that fit {arch}, got {file}: "
             f"{type(error).__name__}: {str(error)[:400]}"  # open_clip lists each of 300 keys
         ) from error
-    encoder = OpenCLIPTextEncoder(model, tokenizer=open_clip.get_tokenizer(arch))
-    return encoder, f"open_clip {arch} {weights if config else os.path.basename(file)}"
+    label = f"open_clip {arch} {weights if config else os.path.basename(file)}"
+    return model, open_clip.get_tokenizer(arch), label
 
 
-def _download(open_clip: ModuleType, arch: str, tag: str, config: Mapping[str, object]) -> str:
+def _download(
+    open_clip: ModuleType,
+    arch: str,
+    tag: str,
+    config: Mapping[str, object],
+    argument: str,
+    instead: str,
+) -> str:
     try:
         return str(open_clip.download_pretrained(config))
     except (OSError, RuntimeError) as error:
         source = config.get("hf_hub") or config.get("url")
         quick = config.get("quick_gelu") and not arch.endswith("-quickgelu")
         raise OSError(
-            f"text={arch}/{tag} needs weights that could not be had from {source}: {error}. "
-            f"Give a saved bank (TextBank.save where there is a network) or a local file of these "
-            f"weights, as '{arch}{'-quickgelu' if quick else ''}//path/to/weights.safetensors'."
+            f"{argument}={arch}/{tag} needs weights that could not be had from {source}: {error}. "
+            f"Give {instead}a local file of these weights, as "
+            f"'{arch}{'-quickgelu' if quick else ''}//path/to/weights.safetensors'."
         ) from error

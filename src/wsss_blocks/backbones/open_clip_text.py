@@ -8,14 +8,10 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from wsss_blocks._validate import (
-    check_integer,
-    check_same_device,
-    check_shape,
-    values_are_checked,
-)
 from wsss_blocks.backbones._open_clip import create_open_clip
+from wsss_blocks.backbones._token_ids import check_token_ids
 from wsss_blocks.backbones.features import TextFeatures
+from wsss_blocks.backbones.text_vocabulary import TextVocabulary
 
 __all__ = ["OpenCLIPTextEncoder"]
 
@@ -106,6 +102,33 @@ class OpenCLIPTextEncoder(nn.Module):
             open_clip.tokenize, context_length=self.context_length
         )
 
+    @property
+    def dim(self) -> int:
+        """Length D of a token's vector, in the joint space where there is a projection."""
+        projection = self.text_projection
+        if isinstance(projection, nn.Linear):
+            return int(projection.out_features)
+        return int((self.positional_embedding if projection is None else projection).shape[1])
+
+    @property
+    def vocabulary(self) -> TextVocabulary:
+        """What the ids of CLIP's byte-pair encoding stand for; it has no id for a masked word.
+
+        Raises:
+            ValueError: the tokenizer is another one.
+        """
+        encoding: Any = getattr(self.tokenizer, "func", self.tokenizer)  # of the default's partial
+        if encoding is open_clip.tokenize:
+            encoding = open_clip.SimpleTokenizer()
+        if not isinstance(encoding, open_clip.SimpleTokenizer):
+            raise ValueError(
+                "tokenizer must be open_clip's SimpleTokenizer for a vocabulary, "
+                f"got {type(encoding).__name__}."
+            )
+        return TextVocabulary.from_pieces(
+            encoding.encoder, special=encoding.all_special_ids, mask_id=None, pad_id=0
+        )
+
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Turn texts into ids and mask.
 
@@ -116,27 +139,24 @@ class OpenCLIPTextEncoder(nn.Module):
             ``ids (B, T)`` int64 and ``mask (B, T)`` bool, True up to the end-of-text token.
         """
         ids = self.tokenizer(list(texts))
+        return ids, self.token_mask(ids)
+
+    def token_mask(self, ids: Tensor) -> Tensor:
+        """Return the mask ``(B, T)`` of ids, True up to the end-of-text token."""
         position = torch.arange(ids.shape[1], device=ids.device)
-        return ids, position <= self._end(ids)[:, None]
+        return position <= self._end(ids)[:, None]
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextFeatures:
         """Encode token ids; shapes as the class says."""
-        check_shape("ids", ids, "B T")
-        check_integer("ids", ids)
-        check_shape("mask", mask, "B T", B=ids.shape[0], T=ids.shape[1])
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be a bool tensor, got {mask.dtype}.")
-        check_same_device("ids", ids, "the weights", self.positional_embedding)
-        check_same_device("mask", mask, "ids", ids)
-        words = self.token_embedding.num_embeddings
-        if values_are_checked(ids) and ids.numel() and not 0 <= ids.min() <= ids.max() < words:
-            raise ValueError(
-                f"ids must lie in [0, {words}), got {int(ids.min())} to {int(ids.max())}."
-            )
+        check_token_ids(
+            ids,
+            mask,
+            size=self.token_embedding.num_embeddings,
+            most=self.context_length,
+            weight=self.positional_embedding,
+        )
         ids = ids.long()
         length = ids.shape[1]
-        if length > self.context_length:
-            raise ValueError(f"ids must have at most T={self.context_length} tokens, got {length}.")
         dtype = self.transformer.get_cast_dtype()
         x = self.token_embedding(ids).to(dtype)
         x = x + self.positional_embedding[:length].to(dtype)

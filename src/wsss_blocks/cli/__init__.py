@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from wsss_blocks.cli.similarity import draw_similarity
     from wsss_blocks.cli.train_masks import score_train_masks
     from wsss_blocks.cli.whole import whole_image, whole_mask
+    from wsss_blocks.cli.zero_shot import load_image_text_model, segmenter_of_names
+    from wsss_blocks.cli.zero_shot_report import evaluate_zero_shot, score_retrieval
 
 __all__ = [
     "Checkpoints",
@@ -42,16 +44,20 @@ __all__ = [
     "draw_similarity",
     "evaluate_files",
     "evaluate_system",
+    "evaluate_zero_shot",
     "frozen_features",
     "load_config",
+    "load_image_text_model",
     "open_data",
     "open_splits",
     "parse_config",
     "run_protocol",
     "run_segmenter",
     "save_config",
+    "score_retrieval",
     "score_train_masks",
     "segment_files",
+    "segmenter_of_names",
     "start_run",
     "whole_image",
     "whole_mask",
@@ -77,6 +83,8 @@ _HOMES = {
     "similarity": ("draw_similarity",),
     "train_masks": ("score_train_masks",),
     "whole": ("whole_image", "whole_mask"),
+    "zero_shot": ("load_image_text_model", "segmenter_of_names"),
+    "zero_shot_report": ("evaluate_zero_shot", "score_retrieval"),
 }
 
 

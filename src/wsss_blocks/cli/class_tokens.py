@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_blocks.cli._spread import spread
@@ -21,6 +22,8 @@ def draw_class_tokens(
     samples: WeakDataset,
     *,
     images: int = 200,
+    size: int | None = None,
+    columns: int = 4,
     device: torch.device | str = "cpu",
 ) -> None:
     """Draw the t-SNE embedding of the class tokens of many images, layer by layer.
@@ -37,6 +40,8 @@ def draw_class_tokens(
         class_tokens: images ``(1, 3, H, W)`` -> title of a panel -> ``(1, K, D)``.
         samples: with ``image`` and ``labels``.
         images: at most so many.
+        size: side of the square that images are squeezed into; None takes them as they are.
+        columns: panels side by side, at most.
         device: where ``class_tokens`` wants its argument.
 
     Raises:
@@ -62,9 +67,12 @@ def draw_class_tokens(
     for sample in map(samples.__getitem__, spread(len(samples), images)):
         present = (sample["labels"] > 0).nonzero().flatten()
         classes.append(present)
-        for title, tokens in class_tokens(sample["image"][None].to(device)).items():
+        image = sample["image"][None].to(device)
+        if size is not None:
+            image = F.interpolate(image, (size, size), mode="bilinear", align_corners=False)
+        for title, tokens in class_tokens(image).items():
             rows.setdefault(title, []).append(tokens[0, present.to(tokens.device)].float().cpu())
     shown = torch.cat(classes)
     if len(shown) >= 3:
         panels = {title: torch.cat(found) for title, found in rows.items()}
-        class_token_figure(panels, shown, path=path, names=samples.names)
+        class_token_figure(panels, shown, path=path, names=samples.names, columns=columns)

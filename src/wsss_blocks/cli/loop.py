@@ -1,6 +1,6 @@
 """What surrounds the few lines that are a method: steps with batches, log, checkpoints."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any
@@ -23,8 +23,9 @@ class TrainingSteps:
     """Iterate over ``(step, micro-batches)``, from 1 to ``cfg.steps``, with a progress bar.
 
     The micro-batches of a step are ``cfg.accumulate`` dictionaries with ``image``, ``labels``,
-    ``box``, each map by its name and where it shows the image as ``NAME_valid``, and, if the
-    samples have one, ``pseudo_mask``, on the device of the accelerator. What a view of the samples
+    ``box``, each map by its name and where it shows the image as ``NAME_valid``, and what the
+    samples have of ``pseudo_mask``, ``text_ids`` and ``text_mask``, on the device of the
+    accelerator. What a view of the samples
     (:class:`~wsss_blocks.data.AddView`) holds follows as ``VIEW_image`` and so on. They depend on
     seed and step alone.
 
@@ -39,10 +40,12 @@ class TrainingSteps:
             :class:`~wsss_blocks.data.WithMaps`.
         map_sizes: name -> grid over the crop, for maps that differ in size.
         transform: augmentation; None makes that of ``cfg``.
+        loader: batches from ``start * cfg.accumulate`` on, in the place of all that is made of
+            ``dataset``: see :func:`~wsss_blocks.data.shard_loader`.
 
     Raises:
-        ValueError: ``maps`` and ``cache`` share a name, a name has not one map per image, or
-            ``map_sizes`` names no map.
+        ValueError: ``maps`` and ``cache`` share a name, a name has not one map per image,
+            ``map_sizes`` names no map, or there is neither ``dataset`` nor ``loader``.
 
     Example:
         >>> from wsss_blocks.cli import open_data, start_run
@@ -58,7 +61,7 @@ class TrainingSteps:
     def __init__(
         self,
         cfg: RunConfig,
-        dataset: SampleSource,
+        dataset: SampleSource | None,
         accelerator: Any,
         *,
         start: int = 0,
@@ -66,27 +69,16 @@ class TrainingSteps:
         maps: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
         map_sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
         transform: Transform | None = None,
+        loader: Iterable[Mapping[str, Any]] | None = None,
     ) -> None:
         if both := maps.keys() & cache.keys():
             raise ValueError(f"maps must not have names of cache, got {sorted(both)}.")
         self.cfg, self.accelerator, self.start, self.step = cfg, accelerator, start, start
-        if transform is None:
-            transform = training_transform(
-                cfg.size, scale=cfg.scale, flip=cfg.flip, colour=cfg.colour, square=cfg.square
-            )
-        whole, device = Resize((cfg.size, cfg.size)), accelerator.device
-        made = {name: compute_maps(fn, dataset, whole, device=device) for name, fn in cache.items()}
-        self.loader = step_loader(
-            dataset,
-            transform,
-            batch_size=cfg.batch_size,
-            steps=cfg.steps * cfg.accumulate,
-            start=start * cfg.accumulate,
-            seed=cfg.seed,
-            workers=cfg.workers,
-            maps={**maps, **made},
-            map_sizes=map_sizes,
-        )
+        if loader is None:
+            if dataset is None:
+                raise ValueError("dataset must be given where there is no loader, got None.")
+            loader = self._loader(dataset, cache, maps, map_sizes, transform)
+        self.loader = loader
         progress = require("tqdm", extra="examples", what="an example")
         quiet = not accelerator.is_main_process
         self.bar = progress.tqdm(initial=start, total=cfg.steps, disable=quiet)
@@ -106,20 +98,55 @@ class TrainingSteps:
         skipped: AbstractContextManager[None] = self.accelerator.no_sync(model)
         return skipped
 
-    def log(self, shares: Sequence[Mapping[str, Tensor]]) -> None:
+    def log(
+        self,
+        shares: Sequence[Mapping[str, Tensor]],
+        *,
+        beside: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         """Log and show the losses of this step, every ``cfg.log_every`` steps.
 
         Args:
             shares: the named losses of each micro-batch, as their share in those of the step; the
                 mean over processes is logged, beside the sum of all as ``loss``.
+            beside: what is no loss, the same in all processes.
         """
         if self.step % self.cfg.log_every:
             return
         rows = [torch.stack(list(share.values())).detach().float() for share in shares]
         means = sum_over_ranks(torch.stack(rows).sum(0)) / world_size()
         values = dict(zip(shares[0], means.tolist(), strict=True))
-        self.accelerator.log({"loss": sum(values.values()), **values}, step=self.step)
+        total = {"loss": sum(values.values())}
+        values |= {name: float(value.detach()) for name, value in beside.items()}
+        self.accelerator.log(total | values, step=self.step)
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+
+    def _loader(
+        self,
+        dataset: SampleSource,
+        cache: Mapping[str, Callable[[Tensor], Tensor]],
+        maps: Mapping[str, Sequence[Tensor]],
+        map_sizes: Mapping[str, tuple[int, int]],
+        transform: Transform | None,
+    ) -> Iterable[Mapping[str, Any]]:
+        cfg = self.cfg
+        if transform is None:
+            transform = training_transform(
+                cfg.size, scale=cfg.scale, flip=cfg.flip, colour=cfg.colour, square=cfg.square
+            )
+        whole, device = Resize((cfg.size, cfg.size)), self.accelerator.device
+        made = {name: compute_maps(fn, dataset, whole, device=device) for name, fn in cache.items()}
+        return step_loader(
+            dataset,
+            transform,
+            batch_size=cfg.batch_size,
+            steps=cfg.steps * cfg.accumulate,
+            start=self.start * cfg.accumulate,
+            seed=cfg.seed,
+            workers=cfg.workers,
+            maps={**maps, **made},
+            map_sizes=map_sizes,
+        )
 
     def _moved(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         found = _tensors(batch)
@@ -129,7 +156,7 @@ class TrainingSteps:
 
 
 def _tensors(batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    keys = ("image", "labels", "box", "pseudo_mask")
+    keys = ("image", "labels", "box", "pseudo_mask", "text_ids", "text_mask")
     found: dict[str, Tensor] = {key: batch[key] for key in keys if key in batch}
     found |= batch.get("maps", {})
     return found | {f"{name}_valid": where for name, where in batch.get("valid", {}).items()}

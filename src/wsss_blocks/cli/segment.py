@@ -4,16 +4,28 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from wsss_blocks._files import replaced
 from wsss_blocks.data.images import is_image
-from wsss_blocks.segmenters import Segmenter
+from wsss_blocks.metrics import EvaluationProtocol
+from wsss_blocks.segmenters import Segmentation
 
 __all__ = ["segment_files"]
 
 
+class _SegmentsFiles(Protocol):
+    protocol: EvaluationProtocol
+
+    def segment(self, image: Path) -> Segmentation: ...
+
+
 def segment_files(
-    segmenter: Segmenter, paths: Iterable[str | Path], *, output: str | Path, strict: bool = True
+    segmenter: _SegmentsFiles,
+    paths: Iterable[str | Path],
+    *,
+    output: str | Path,
+    strict: bool = True,
 ) -> list[Path]:
     """Write ``NAME.png``, an indexed mask, and ``NAME_overlay.png``, a figure, per image.
 
@@ -21,7 +33,9 @@ def segment_files(
     Nothing is written if two results would have one name or a result would replace an image.
 
     Args:
-        segmenter: trained.
+        segmenter: a :class:`~wsss_blocks.segmenters.Segmenter` or
+            :class:`~wsss_blocks.segmenters.ZeroShotSegmenter`, or what has ``segment`` and
+            ``protocol`` like them.
         paths: image files, and folders: all images in and below a folder are segmented, and their
             results keep the path they have in it. Hidden files, and ``output`` itself where it
             lies in such a folder, are left out.
@@ -43,7 +57,7 @@ def segment_files(
         >>> import tempfile
         >>> from wsss_blocks.data import write_voc_layout
         >>> from wsss_blocks.metrics import EvaluationProtocol
-        >>> from wsss_blocks.segmenters import SegmentationNetwork
+        >>> from wsss_blocks.segmenters import SegmentationNetwork, Segmenter
         >>> data = {"dataset": "pets", "split": "val", "num_images": 9}
         >>> views = {"scales": (1.0,), "flip": True, "refiner": "none", "labels_used": False}
         >>> protocol = EvaluationProtocol(**data, **views)

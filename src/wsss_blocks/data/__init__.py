@@ -5,6 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsss_blocks.data.ade20k import ADE20K
+    from wsss_blocks.data.auto_augment import AutoAugment
+    from wsss_blocks.data.cam_exchange import export_irn, export_psa, import_irn, import_psa
+    from wsss_blocks.data.cam_store import (
+        CamStore,
+        CamStoreEstimate,
+        StoredCam,
+        estimate_cam_store,
+    )
+    from wsss_blocks.data.cam_store_writer import CamStoreWriter
     from wsss_blocks.data.cause import SavedFeatures, read_cause_features
     from wsss_blocks.data.class_maps import ClassMaps, read_class_maps, write_class_maps
     from wsss_blocks.data.classes import CLASS_TABLES, ClassTable, check_split_size, class_table
@@ -14,11 +23,13 @@ if TYPE_CHECKING:
     from wsss_blocks.data.coco_stuff import COCOObject, COCOStuff
     from wsss_blocks.data.crops import CenterCrop, RandomCrop, RandomResizedCrop
     from wsss_blocks.data.doctor import Examination, Finding, SplitCounts, examine
+    from wsss_blocks.data.export import ExportedMasks, export_masks
     from wsss_blocks.data.feature_cache import DiskEstimate, FeatureCache
     from wsss_blocks.data.folder import FolderDataset
     from wsss_blocks.data.frozen_features import dense_features
     from wsss_blocks.data.geometry import Geometry, replay
     from wsss_blocks.data.image_text import ImageTextPairs, RandomCaption
+    from wsss_blocks.data.image_text_shards import ImageTextShards
     from wsss_blocks.data.images import read_image, read_mask, write_mask
     from wsss_blocks.data.loader import step_loader
     from wsss_blocks.data.maps import MapFiles, WithMaps, compute_maps
@@ -46,6 +57,9 @@ if TYPE_CHECKING:
     from wsss_blocks.data.sampling import Augmented, StepSampler
     from wsss_blocks.data.sbd import VocAug, build_voc_aug
     from wsss_blocks.data.scenes import Scenes
+    from wsss_blocks.data.shard_loading import shard_loader
+    from wsss_blocks.data.shards import ShardList, find_shards
+    from wsss_blocks.data.text_augmentation import WordAugmentation, augment_words
     from wsss_blocks.data.transforms import (
         AddView,
         Compose,
@@ -70,8 +84,12 @@ __all__ = [
     "VOC_SPOKEN_NAMES",
     "AddView",
     "Augmented",
+    "AutoAugment",
     "COCOObject",
     "COCOStuff",
+    "CamStore",
+    "CamStoreEstimate",
+    "CamStoreWriter",
     "CenterCrop",
     "ChannelPermutation",
     "ClassMaps",
@@ -81,12 +99,14 @@ __all__ = [
     "Compose",
     "DiskEstimate",
     "Examination",
+    "ExportedMasks",
     "FeatureCache",
     "Finding",
     "FolderDataset",
     "GaussianBlur",
     "Geometry",
     "ImageTextPairs",
+    "ImageTextShards",
     "MapFiles",
     "PascalContext",
     "RandAugment",
@@ -100,14 +120,18 @@ __all__ = [
     "Resize",
     "SavedFeatures",
     "Scenes",
+    "ShardList",
     "SplitCounts",
     "StepSampler",
+    "StoredCam",
     "UsableImages",
     "VocAug",
     "WeakDataset",
     "WeakLabels",
     "WithMaps",
     "WithPseudoMasks",
+    "WordAugmentation",
+    "augment_words",
     "build_coco_masks",
     "build_voc_aug",
     "check_split_size",
@@ -115,7 +139,14 @@ __all__ = [
     "collate",
     "compute_maps",
     "dense_features",
+    "estimate_cam_store",
     "examine",
+    "export_irn",
+    "export_masks",
+    "export_psa",
+    "find_shards",
+    "import_irn",
+    "import_psa",
     "new_sample",
     "open_dataset",
     "read_cause_features",
@@ -123,6 +154,7 @@ __all__ = [
     "read_image",
     "read_mask",
     "replay",
+    "shard_loader",
     "step_loader",
     "training_transform",
     "usable_images",
@@ -135,6 +167,10 @@ __all__ = [
 
 _HOMES = {
     "ade20k": ("ADE20K",),
+    "auto_augment": ("AutoAugment",),
+    "cam_exchange": ("export_irn", "export_psa", "import_irn", "import_psa"),
+    "cam_store": ("CamStore", "CamStoreEstimate", "StoredCam", "estimate_cam_store"),
+    "cam_store_writer": ("CamStoreWriter",),
     "cause": ("SavedFeatures", "read_cause_features"),
     "class_maps": ("ClassMaps", "read_class_maps", "write_class_maps"),
     "classes": ("CLASS_TABLES", "ClassTable", "check_split_size", "class_table"),
@@ -144,11 +180,13 @@ _HOMES = {
     "coco_stuff": ("COCOObject", "COCOStuff"),
     "crops": ("CenterCrop", "RandomCrop", "RandomResizedCrop"),
     "doctor": ("Examination", "Finding", "SplitCounts", "examine"),
+    "export": ("ExportedMasks", "export_masks"),
     "feature_cache": ("DiskEstimate", "FeatureCache"),
     "folder": ("FolderDataset",),
     "frozen_features": ("dense_features",),
     "geometry": ("Geometry", "replay"),
     "image_text": ("ImageTextPairs", "RandomCaption"),
+    "image_text_shards": ("ImageTextShards",),
     "images": ("read_image", "read_mask", "write_mask"),
     "loader": ("step_loader",),
     "maps": ("MapFiles", "WithMaps", "compute_maps"),
@@ -163,6 +201,9 @@ _HOMES = {
     "sampling": ("Augmented", "StepSampler"),
     "sbd": ("VocAug", "build_voc_aug"),
     "scenes": ("Scenes",),
+    "shard_loading": ("shard_loader",),
+    "shards": ("ShardList", "find_shards"),
+    "text_augmentation": ("WordAugmentation", "augment_words"),
     "transforms": (
         "AddView",
         "Compose",

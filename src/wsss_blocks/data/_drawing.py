@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wsss_blocks._optional import require
 from wsss_blocks.data.names import DIGIT_NAMES
 
-__all__ = ["CANVAS", "Scene", "draw_scene", "reads_as_a_digit"]
+__all__ = ["CANVAS", "Scene", "draw_scene", "reads_as_a_digit", "scene_captions"]
 
 Ints = NDArray[np.int64]
 
@@ -21,15 +21,18 @@ MAX_OVERLAP = 0.2
 # digit is taken for a digit. Real digits are nearer than 840 to their neighbour in 99.9 % of cases.
 READS_BELOW = 1400
 SCRAMBLES = tuple(permutations(range(4)))[1:]
+PHRASINGS = (
+    *("{}", "a photo of {}", "there is {} here", "{} on a noisy page"),
+    *("an image with {}", "somebody wrote {}", "handwriting: {}", "{} between some lines"),
+)
 
 
 class Scene(NamedTuple):
-    """An image ``(96, 96, 3)`` and mask ``(96, 96)``, uint8, the digits in it and a caption."""
+    """An image ``(96, 96, 3)`` and mask ``(96, 96)``, uint8, and the digits in it."""
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     digits: tuple[int, ...]
-    caption: str
 
 
 @lru_cache(maxsize=4096)  # 40 kB each; drawing one takes longer than the rest of loading it
@@ -55,7 +58,29 @@ def draw_scene(split: str, *, index: int, seed: int, hard: bool) -> Scene:
         top, left, side = box
         mask[top : top + side, left : left + side][ink >= 128] = targets[number] + 1
     present = tuple(sorted(int(targets[number]) for number in chosen))
-    return Scene(image.astype(np.uint8), mask, present, _caption(present))
+    return Scene(image.astype(np.uint8), mask, present)
+
+
+@cache
+def scene_captions(digits: tuple[int, ...]) -> tuple[str, ...]:
+    """Say what a scene shows in all orders and phrasings, the plain ones in the usual order first.
+
+    Args:
+        digits: sorted, with repetitions.
+    """
+    phrases = []
+    for digit in sorted(set(digits)):
+        name, count = DIGIT_NAMES[digit], digits.count(digit)
+        plural = name + ("es" if name == "six" else "s")
+        article = "an" if name == "eight" else "a"
+        phrases.append(
+            f"{article} {name}" if count == 1 else f"{('two', 'three')[count - 2]} {plural}"
+        )
+    said = [
+        " and ".join(filter(None, [", ".join(order[:-1]), order[-1]]))
+        for order in permutations(phrases)
+    ]
+    return tuple(phrasing.format(each) for phrasing in PHRASINGS for each in said)
 
 
 def reads_as_a_digit(image: Ints) -> bool:
@@ -163,15 +188,3 @@ def _distractor(pool: tuple[int, int], rng: np.random.Generator) -> Ints:
         scrambled: Ints = quadrants[list(order)].reshape(2, 2, 4, 4).swapaxes(1, 2).reshape(8, 8)
         if not reads_as_a_digit(scrambled):
             return scrambled
-
-
-def _caption(digits: tuple[int, ...]) -> str:
-    phrases = []
-    for digit in sorted(set(digits)):
-        name, count = DIGIT_NAMES[digit], digits.count(digit)
-        plural = name + ("es" if name == "six" else "s")
-        article = "an" if name == "eight" else "a"
-        phrases.append(
-            f"{article} {name}" if count == 1 else f"{('two', 'three')[count - 2]} {plural}"
-        )
-    return " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))

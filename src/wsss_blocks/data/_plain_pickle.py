@@ -1,10 +1,13 @@
-"""Parse a pickled dictionary of numpy arrays without running anything it asks for.
+"""Parse a pickled dictionary of arrays or tensors without running anything it asks for.
 
 A pickle is a program: it names functions and calls them. Here each name that a dictionary of arrays
-needs is answered by a recorder that keeps its arguments; any other name is refused.
+needs is answered by a recorder that keeps its arguments; any other name is refused. The numbers of
+a torch tensor are a pickle within the pickle, which ``torch.load(weights_only=True)`` reads.
 """
 
 import pickle
+from io import BytesIO
+from math import prod
 from operator import index
 from typing import IO, Any
 
@@ -114,6 +117,31 @@ class _Array(_Recorder):
         return np.frombuffer(raw, dtype.read()).reshape(shape, order="F" if by_columns else "C")
 
 
+class _Storage(_Recorder):
+    """``torch.storage._load_from_bytes(data)``: the numbers of a tensor, from torch.save."""
+
+    __slots__ = ()
+
+
+class _Tensor(_Array):
+    """``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)``."""
+
+    __slots__ = ()
+
+    def read(self) -> NDArray[Any]:
+        import torch
+
+        storage, offset, size, stride = self.args[:4]
+        try:
+            found = torch.load(BytesIO(storage.args[0]), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # its message advises to execute
+            raise ValueError("tensor of something else than numbers") from None
+        whole = torch.empty(0, dtype=found.dtype).set_(found)
+        if prod(size) > len(whole):  # a stride of 0 makes any size out of one number
+            raise ValueError(f"tensor {size} of {len(whole)} numbers")
+        return whole.as_strided(size, stride, offset).numpy()  # raises where it leaves the storage
+
+
 class _Scalar(_Recorder):
     __slots__ = ()
 
@@ -125,6 +153,9 @@ class _Scalar(_Recorder):
 
 _KNOWN: dict[tuple[str, str], type[_Recorder]] = {
     ("_codecs", "encode"): _Bytes,
+    ("collections", "OrderedDict"): _Name,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch.storage", "_load_from_bytes"): _Storage,
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Name,
     **{

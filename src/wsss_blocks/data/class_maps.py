@@ -21,12 +21,8 @@ from wsss_blocks._validate import (
 )
 from wsss_blocks.data._plain_pickle import load_map_arrays, skip_npy_header
 
-__all__ = ["ClassMaps", "read_class_maps", "write_class_maps"]
+__all__ = ["ClassMaps", "read_class_maps", "read_irn_maps", "write_class_maps"]
 
-_OF_TORCH = (
-    "; it holds torch tensors: for files that you trust, np.save(path, {k: np.asarray(v) for k, v "
-    "in np.load(path, allow_pickle=True).item().items()}) turns them into arrays"
-)
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -124,17 +120,14 @@ def write_class_maps(
 def read_class_maps(path: str | Path) -> ClassMaps:
     """Read the maps of one image: a file of :func:`write_class_maps`, or one of the field's.
 
-    Known are pickled dictionaries of numpy arrays, in ``.npy``, which are parsed without executing
-    anything of them:
+    Known are pickled dictionaries of numpy arrays or torch tensors, in ``.npy``, which are parsed
+    without executing anything of them:
 
     - ``{"keys": (P,), "cam": (P, h, w), "high_res": (P, H, W)}`` of IRN and its successors, of
       which ``high_res`` is taken where it is there;
     - ``{class: (H, W)}`` of PSA, SEAM and MCTformer.
 
     Both count classes from 0, without background.
-
-    Note:
-        IRN's own files hold torch tensors. They are refused; the error says how to convert them.
 
     Args:
         path: ``.npz`` or ``.npy``.
@@ -156,8 +149,26 @@ def read_class_maps(path: str | Path) -> ClassMaps:
         classes, maps = _read_npz(path) if suffix == ".npz" else _read_npy(path)
         return _checked(classes, maps)
     except _BROKEN as error:
-        hint = _OF_TORCH if "torch" in str(error) else ""
-        raise ValueError(f"{path} must hold class maps: {error}{hint}") from error
+        raise ValueError(f"{path} must hold class maps: {error}") from error
+
+
+def read_irn_maps(
+    path: Path, *, grid: Literal["cam", "high_res"]
+) -> tuple[ClassMaps, tuple[int, int] | None]:
+    """Read either of the maps of an IRN file, and how large its image is, if it says so."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no class maps at {path}.")
+    try:
+        found = _dictionary(path)
+        if {"keys", grid} - set(found):
+            raise ValueError(f"expected 'keys' and {grid!r}, got {list(found)[:5]}")
+        if "high_res" not in found:
+            return _checked(found["keys"], found[grid]), None
+        large = _checked(found["keys"], found["high_res"])
+        size = (large.maps.shape[1], large.maps.shape[2])
+        return large if grid == "high_res" else _checked(found["keys"], found[grid]), size
+    except _BROKEN as error:
+        raise ValueError(f"{path} must hold class maps: {error}") from error
 
 
 def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -168,9 +179,7 @@ def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _read_npy(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    with path.open("rb") as file:
-        skip_npy_header(file)
-        found = load_map_arrays(file)
+    found = _dictionary(path)
     if "keys" in found:
         name = "high_res" if "high_res" in found else "cam"
         if name not in found:
@@ -180,6 +189,12 @@ def _read_npy(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
         raise ValueError(f"expected 'keys' and 'cam', or whole numbers, got {list(found)[:5]}")
     classes = np.array(list(found), dtype=np.int64)
     return classes, np.stack(list(found.values())) if found else np.zeros((0, 1, 1))
+
+
+def _dictionary(path: Path) -> dict[str | int, NDArray[Any]]:
+    with path.open("rb") as file:
+        skip_npy_header(file)
+        return load_map_arrays(file)
 
 
 def _checked(classes: NDArray[Any], maps: NDArray[Any]) -> ClassMaps:

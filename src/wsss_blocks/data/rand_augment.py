@@ -1,14 +1,14 @@
 """RandAugment of timm as a transform of samples."""
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
-from timm.data.auto_augment import rand_augment_transform
 from torch import Generator
 
-from wsss_blocks._optional import require
 from wsss_blocks._validate import check_fraction
+from wsss_blocks.data._pil_change import with_pil
 from wsss_blocks.data.sample import Sample
 
 __all__ = ["RandAugment"]
@@ -43,6 +43,8 @@ class RandAugment:
     """
 
     def __init__(self, config: str = "rand-m9-mstd0.5-inc1", *, fill: float = 0.45) -> None:
+        from timm.data.auto_augment import rand_augment_transform  # data/ works without timm
+
         check_fraction("fill", fill)
         grey = (round(255 * fill),) * 3
         try:
@@ -54,19 +56,16 @@ class RandAugment:
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
         """Change the image; sizes stay."""
-        if "mask" in sample or "pseudo_mask" in sample:
-            raise ValueError("sample must hold no mask, which RandAugment would not move, got one.")
-        pillow = require("PIL.Image", extra="cli", what="RandAugment")
-        pixels = (sample["image"] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         seed = int(torch.randint(2**31, (), generator=generator))
-        python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-        try:
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            made = np.asarray(self.augment(pillow.fromarray(pixels)))
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
-        new = sample.copy()
-        new["image"] = torch.from_numpy(made.copy()).permute(2, 0, 1).float().div_(255)
-        return new
+
+        def change(image: Any) -> Any:
+            python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+            try:
+                random.seed(seed)
+                np.random.seed(seed)  # noqa: NPY002
+                return self.augment(image)
+            finally:
+                random.setstate(python)
+                np.random.set_state(numpy)  # noqa: NPY002
+
+        return with_pil(sample, change, what="RandAugment")

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Dataset
 
 from wsss_blocks._validate import check_choice, check_int
-from wsss_blocks.data._drawing import Scene, draw_scene
+from wsss_blocks.data._drawing import Scene, draw_scene, scene_captions
 from wsss_blocks.data.names import DIGIT_NAMES
 from wsss_blocks.data.sample import Sample, new_sample
 
@@ -22,6 +22,8 @@ class Scenes(Dataset[Sample]):
     training images and the others the validation images. Image ``i`` is a pure function of
     ``(seed, split, i)``, the same on every machine. Class ids of the mask are ``digit + 1``; a
     pixel belongs to the digit whose ink covers at least half of it, and later digits lie on top.
+    ``captions`` says what is there in several phrasings and all orders, ``caption`` is the first
+    (see :class:`RandomCaption`).
 
     Note:
         The digits carry no writer ids, so training and validation writers may overlap.
@@ -91,7 +93,8 @@ class Scenes(Dataset[Sample]):
             id=f"{self.split}_{index:05d}",
             labels=labels,
         )
-        sample["caption"] = scene.caption
+        sample["captions"] = list(scene_captions(scene.digits))
+        sample["caption"] = sample["captions"][0]
         if self.with_masks:
             sample["mask"] = torch.from_numpy(scene.mask).long()
         return sample

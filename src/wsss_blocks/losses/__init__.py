@@ -32,6 +32,10 @@ from wsss_blocks.losses.global_alignment import (
     GlobalImplicitAlignmentLoss,
     global_implicit_alignment_loss,
 )
+from wsss_blocks.losses.image_text_contrastive import (
+    ImageTextContrastiveLoss,
+    image_text_contrastive_loss,
+)
 from wsss_blocks.losses.patch_token_contrast import (
     PatchTokenContrastLoss,
     patch_token_contrast_loss,
@@ -52,6 +56,7 @@ __all__ = [
     "CrossContrastiveLoss",
     "DenseEnergyLoss",
     "GlobalImplicitAlignmentLoss",
+    "ImageTextContrastiveLoss",
     "MultiLabelSoftMarginLoss",
     "PatchTokenContrastLoss",
     "SegmentationLoss",
@@ -70,6 +75,7 @@ __all__ = [
     "dense_energy_loss",
     "global_implicit_alignment_counts",
     "global_implicit_alignment_loss",
+    "image_text_contrastive_loss",
     "multi_label_soft_margin_loss",
     "patch_token_contrast_counts",
     "patch_token_contrast_loss",

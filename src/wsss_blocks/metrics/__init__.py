@@ -8,8 +8,10 @@ from wsss_blocks.metrics.evaluate import ScoredMaps, evaluate_masks, score_maps,
 from wsss_blocks.metrics.evaluator import SegmentationEvaluator, SegmentationScores
 from wsss_blocks.metrics.protocol import EvaluationProtocol, hash_masks
 from wsss_blocks.metrics.record import RecordedMetrics, hardware, read_metrics, write_metrics
+from wsss_blocks.metrics.retrieval import RetrievalScores, retrieval_chance, retrieval_scores
 from wsss_blocks.metrics.split import ImageScore, SplitEvaluator, SplitScores
 from wsss_blocks.metrics.sweep import SweepResult, ThresholdSweep
+from wsss_blocks.metrics.zero_shot_accuracy import topk_accuracy, zero_shot_accuracy
 
 __all__ = [
     "BoundaryEvaluator",
@@ -20,6 +22,7 @@ __all__ = [
     "Interval",
     "MetricDifference",
     "RecordedMetrics",
+    "RetrievalScores",
     "ScoredMaps",
     "SegmentationEvaluator",
     "SegmentationScores",
@@ -34,7 +37,11 @@ __all__ = [
     "hash_masks",
     "mean_average_precision",
     "read_metrics",
+    "retrieval_chance",
+    "retrieval_scores",
     "score_maps",
     "sweep_maps",
+    "topk_accuracy",
     "write_metrics",
+    "zero_shot_accuracy",
 ]

@@ -35,12 +35,14 @@ def flatten(maps: Tensor, valid: Tensor | None, *, fill: float) -> tuple[Tensor,
     return values.masked_fill(~keep.unsqueeze(1), fill), keep.sum(1)
 
 
-def mean_of_largest(values: Tensor, number: Tensor, *, most: int) -> Tensor:
-    """Average the ``number`` (B,) largest of ``values`` (B, K, N), 0 where that is none.
+def mean_of_largest(values: Tensor, number: Tensor, *, most: int, dim: int = 2) -> Tensor:
+    """Average the ``number`` (B,) largest of ``values`` along ``dim``, 0 where that is none.
 
-    Invalid values are -inf; ``most`` bounds ``number``, so that the shapes are static.
+    ``values`` have three axes, invalid ones are -inf; ``most`` bounds ``number``, so that the
+    shapes are static.
     """
-    top = at_least_float32(values.topk(most, dim=2).values)
+    top = at_least_float32(values.topk(most, dim=dim).values)
     ranks = torch.arange(most, device=values.device)
+    ranks = ranks.unsqueeze(1) if dim == 1 else ranks
     top = top.masked_fill(ranks >= number.view(-1, 1, 1), 0)
-    return (top.sum(2) / number.clamp_min(1).unsqueeze(1)).to(values.dtype)
+    return (top.sum(dim) / number.clamp_min(1).unsqueeze(1)).to(values.dtype)

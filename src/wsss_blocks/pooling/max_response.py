@@ -56,17 +56,17 @@ def max_response_pool(tokens: Tensor, *, k: int, mask: Tensor | None = None) -> 
     check_floating("tokens", tokens)
     _check_k(k)
     batch, count, _ = tokens.shape
-    values = tokens.transpose(1, 2)
+    values = tokens
     number = torch.full((batch,), count, device=tokens.device)
     if mask is not None:
         check_shape("mask", mask, "B N", B=batch, N=count)
         check_same_device("mask", mask, "tokens", tokens)
         if mask.dtype != torch.bool:
             raise TypeError(f"mask must be a bool tensor, got {mask.dtype}.")
-        values, number = values.masked_fill(~mask.unsqueeze(1), float("-inf")), mask.sum(1)
+        values, number = tokens.masked_fill(~mask.unsqueeze(2), float("-inf")), mask.sum(1)
     check_finite("tokens", tokens, where=None if mask is None else mask.unsqueeze(2))
     most = min(k, count)
-    return mean_of_largest(values, number.clamp_max(most), most=most)
+    return mean_of_largest(values, number.clamp_max(most), most=most, dim=1)
 
 
 class MaxResponsePool(nn.Module):

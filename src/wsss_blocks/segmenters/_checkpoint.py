@@ -1,9 +1,10 @@
 """A network and all that goes with it in one safetensors file."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,28 +12,18 @@ from torch import Tensor, nn
 
 from wsss_blocks import __version__
 from wsss_blocks._files import replaced
-from wsss_blocks.segmenters.deeplab import DeepLabV3PlusNetwork
-from wsss_blocks.segmenters.network import SegmentationNetwork
 
 __all__ = ["blamed_on", "read_checkpoint", "write_checkpoint"]
 
 _KEY = "wsss_blocks.segmenter"  # one key: the order of several in the file is random
 _VERSION = 1
-_KINDS: dict[str, type[nn.Module]] = {
-    "large-fov": SegmentationNetwork,
-    "deeplabv3plus": DeepLabV3PlusNetwork,
-}
+_READERS = dict.fromkeys(("large-fov", "deeplabv3plus"), "Segmenter.load") | {"loda": "load_loda"}
 
 
 def write_checkpoint(path: Path, network: nn.Module, about: Mapping[str, object]) -> None:
     """Write the network's weights under their own names, and its recipe and ``about`` beside."""
     from safetensors.torch import save_file
 
-    if not isinstance(network, tuple(_KINDS.values())):
-        known = " or ".join(kind.__name__ for kind in _KINDS.values())
-        raise TypeError(
-            f"network must be a {known} to be saved with its recipe, got {type(network).__name__}."
-        )
     header = {
         "version": _VERSION,
         "library": __version__,
@@ -46,24 +37,36 @@ def write_checkpoint(path: Path, network: nn.Module, about: Mapping[str, object]
         save_file(state, temporary, metadata={_KEY: json.dumps(header)})
 
 
-def read_checkpoint(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the network of a file and return it with what was written beside."""
+def read_checkpoint(
+    path: Path,
+    kinds: Mapping[str, Callable[..., nn.Module]],
+    changed: Mapping[str, object] = MappingProxyType({}),
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the network of a file and return it with what was written beside.
+
+    Args:
+        path: what :func:`write_checkpoint` wrote.
+        kinds: what builds the networks that are wanted here, by the ``kind`` of their recipes.
+        changed: parts of the recipe that are no longer so.
+    """
     about, state = _read(path)
     if about.get("version") != _VERSION:
         raise ValueError(
             f"{path} has segmenter format {about.get('version')!r}, written by wsss-blocks "
             f"{about.get('library')}; wsss-blocks {__version__} reads format {_VERSION}."
         )
-    recipe = dict(about.get("network", {}))
+    recipe = {**about.get("network", {}), **changed}
     kind = recipe.pop("kind", None)
-    if kind not in _KINDS:
+    if kind not in kinds:
+        reader = f"; {_READERS[kind]} reads it" if kind in _READERS else ""
         raise ValueError(
             f"{path} holds a network of kind {kind!r}, written by wsss-blocks "
-            f"{about.get('library')}; wsss-blocks {__version__} knows {', '.join(_KINDS)}."
+            f"{about.get('library')}; wsss-blocks {__version__} knows {', '.join(kinds)} here"
+            f"{reader}."
         )
     # Initial weights are drawn and thrown away; the caller's random numbers stay as they are.
     with blamed_on(path), torch.random.fork_rng(devices=[]):
-        network = _KINDS[kind](**recipe)
+        network = kinds[kind](**recipe)
     own = network.state_dict()
     wrong = sorted(own.keys() ^ state.keys())
     wrong += [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
@@ -111,6 +114,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path} is truncated or no safetensors file: {error}.") from error
     if _KEY not in metadata:
         raise ValueError(
-            f"{path} holds weights but no segmenter: it was not written by Segmenter.save."
+            f"{path} holds weights but no segmenter: it was written neither by Segmenter.save nor "
+            "by save_loda."
         )
     return json.loads(metadata[_KEY]), state

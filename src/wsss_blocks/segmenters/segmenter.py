@@ -16,11 +16,17 @@ from wsss_blocks.metrics import EvaluationProtocol
 from wsss_blocks.segmenters._checkpoint import blamed_on, read_checkpoint, write_checkpoint
 from wsss_blocks.segmenters._images import ImageLike, as_image
 from wsss_blocks.segmenters._inference import resized, winners
+from wsss_blocks.segmenters.deeplab import DeepLabV3PlusNetwork
+from wsss_blocks.segmenters.network import SegmentationNetwork
 from wsss_blocks.segmenters.segmentation import Segmentation, class_colours
 
 __all__ = ["Segmenter"]
 
 Reduce = Literal["max", "mean", "sum"]
+_KINDS: dict[str, type[nn.Module]] = {
+    "large-fov": SegmentationNetwork,
+    "deeplabv3plus": DeepLabV3PlusNetwork,
+}
 
 
 class Segmenter(nn.Module):
@@ -124,6 +130,10 @@ class Segmenter(nn.Module):
             "protocol": self.protocol.to_dict(),
             "size": self.size,
         }
+        if not isinstance(self.network, tuple(_KINDS.values())):
+            known = " or ".join(kind.__name__ for kind in _KINDS.values())
+            found = type(self.network).__name__
+            raise TypeError(f"network must be a {known} to be saved with its recipe, got {found}.")
         write_checkpoint(Path(path), self.network, about)
 
     @classmethod
@@ -144,7 +154,7 @@ class Segmenter(nn.Module):
                 kind, or its weights do not fit its network; the message names the file.
         """
         path = Path(path)
-        network, about = read_checkpoint(path)
+        network, about = read_checkpoint(path, _KINDS)
         with blamed_on(path):
             segmenter = cls(
                 network,

@@ -34,6 +34,7 @@ def class_token_figure(
     perplexity: float = 30.0,
     seed: int = 0,
     palette: Tensor | None = None,
+    columns: int = 4,
 ) -> None:
     """Save one panel per layer: the t-SNE embedding of its class tokens, coloured by class.
 
@@ -53,11 +54,12 @@ def class_token_figure(
         perplexity: of t-SNE; smaller where there are few tokens.
         seed: of t-SNE.
         palette: ``(K + 1, 3)`` uint8 with the background first; VOC's by default.
+        columns: panels side by side, at most.
 
     Raises:
         ImportError: matplotlib or scikit-learn is not installed.
-        ValueError: there is no panel, less than three tokens, or a shape, class or colour does not
-            fit.
+        ValueError: there is no panel or column, less than three tokens, or a shape, class or
+            colour does not fit.
         TypeError: tokens are not floating-point, or classes or ``palette`` no integers.
 
     Example:
@@ -74,6 +76,7 @@ def class_token_figure(
     check_texts("names", names, len(names))
     check_positive("perplexity", perplexity)
     check_int("seed", seed, least=0)
+    check_int("columns", columns, least=1)
     colours = class_colors(palette, len(names) + 1)[1:].double() / 255
     count = len(classes)
     if not isinstance(tokens, Mapping):
@@ -92,7 +95,7 @@ def class_token_figure(
     tsne = require("sklearn.manifold", extra="examples", what="class_token_figure").TSNE
     library = require("matplotlib.figure", extra="cli", what="class_token_figure")
 
-    columns = min(4, len(tokens))
+    columns = min(columns, len(tokens))
     rows = -(-len(tokens) // columns)
     figure = library.Figure(figsize=(3 * columns, 3 * rows + 0.6), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()

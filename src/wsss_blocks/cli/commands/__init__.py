@@ -5,6 +5,7 @@ from collections.abc import Callable
 from wsss_blocks.cli.commands.compare import compare
 from wsss_blocks.cli.commands.doctor import doctor
 from wsss_blocks.cli.commands.evaluate import evaluate
+from wsss_blocks.cli.commands.export import export
 from wsss_blocks.cli.commands.labels import labels
 from wsss_blocks.cli.commands.prepare import prepare
 from wsss_blocks.cli.commands.segment import segment
@@ -16,6 +17,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare,
     "doctor": doctor,
     "evaluate": evaluate,
+    "export": export,
     "labels": labels,
     "prepare": prepare,
     "segment": segment,

@@ -1,0 +1,1 @@
+"""Write masks in the formats of other tools: a module per format."""
