@@ -115,8 +115,8 @@ VOC = Config(
 )  # fmt: skip
 SMALL = Config(
     data="voc", preset="voc-small", encoder="mobilenet", cache=True, size=256, square=True,
-    scale=(1.0, 1.0), flip=True, stem_steps=100, steps=400, batch_size=8, top_k=1.0,
-    background_start=200, infusion_start=200, walk_start=300, eval_size=256, threshold=0.3,
+    scale=(1.0, 1.0), flip=True, stem_steps=60, steps=300, batch_size=8, top_k=1.0,
+    background_start=140, infusion_start=140, walk_start=240, eval_size=256, threshold=0.3,
 )  # fmt: skip
 PRESETS = {
     "scenes": Config(),
