@@ -69,6 +69,11 @@ EXEMPT: dict[str, dict[str, str]] = {
     "load_class_token_weights": dict.fromkeys(
         ("gradcheck", "module", "compile"), "reads a file into an encoder"
     ),
+    "confident_label": {
+        "gradcheck": "integer output",
+        "module": "a formula; functools.partial is the configured form",
+    },
+    "patch_to_patch_attention": {"module": "a formula without state"},
     "class_to_patch_attention": {"module": "a formula without state"},
     "mobilenet_v1": {"gradcheck": "a builder; the gradient path is that of TimmCNN"},
     "patch_class_weights": {"gradcheck": "integers in: nothing to differentiate"},
@@ -98,6 +103,7 @@ EXEMPT: dict[str, dict[str, str]] = {
     "feature_affinity": {"module": _ONE_RADIUS},
     "affinity_labels": {"gradcheck": _INTEGERS, "module": _ONE_RADIUS},
     "affinity_matrix_labels": {"gradcheck": _INTEGERS, "module": _ONE_RADIUS},
+    "affinity_matrix_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
     "affinity_counts": {"gradcheck": _INTEGERS, "module": _COUNTS},
     "class_heatmaps": {"module": "a formula without state"},
     "class_token_logits": {"module": "a formula without state"},
@@ -113,6 +119,10 @@ EXEMPT: dict[str, dict[str, str]] = {
         "module": "a formula with a threshold; functools.partial is the configured form",
     },
     "ClassRebalancer": {"gradcheck": "masks out, under no_grad: nothing to differentiate"},
+    "negative_crops": {
+        "gradcheck": "cut out of images under no_grad",
+        "module": "draws places, nothing to keep; functools.partial is the configured form",
+    },
     "scale_box": {"gradcheck": _INTEGERS, "module": _NO_STATE},
     "box_to_valid": {"gradcheck": _INTEGERS, "module": _NO_STATE},
 }

@@ -183,6 +183,11 @@ def a_refiner_that_keeps_the_small_grid() -> object:
     return refine.refine_to_label(CAM.relu(), IMAGES, LABELS, lambda images, maps, **_: maps)
 
 
+@tensors("maps must hold one map for each of", r"\(5, 5\)", "got 1")
+def a_decoder_of_two_blocks_with_one_map() -> object:
+    return decoders.AllBlocksDecoder([5, 5], 4, hidden_dim=2, heads=1)([FEATURES])
+
+
 @tensors("skip must be given", "skip_dim=4", "got None")
 def a_decoder_without_its_fine_map() -> object:
     return decoders.LargeFOV(5, 4, hidden_dim=2, skip_dim=4)(FEATURES)
@@ -255,6 +260,11 @@ def labels_on_another_device() -> object:
 @tensors("num_classes must be an int", "got '4'")
 def a_number_read_as_text() -> object:
     return pooling.class_average_pool(FEATURES, MASK, num_classes="4")
+
+
+@tensors("rates must be a sequence", "got 6")
+def one_rate_in_the_place_of_several() -> object:
+    return decoders.DeepLabV2Head(5, 4, rates=6)
 
 
 # --- values ----------------------------------------------------------------------------------
@@ -338,6 +348,27 @@ def a_raw_cam_under_a_background() -> object:
 def a_box_of_another_image() -> object:
     box = torch.tensor([[0, 0, 8, 16]] * 2)
     return cam.cam_to_label(CAM, LABELS, size=(8, 8), box=box)
+
+
+@tensors("size and number must leave 8 different places", "8 x 8", "got size=8")
+def crops_as_large_as_the_image() -> object:
+    return cam.negative_crops(IMAGES, torch.zeros(2, 8, 8, dtype=torch.int64), size=8)
+
+
+@tensors("mask must have shape", "H=8, W=8", r"got \(2, 4, 4\)")
+def crops_by_a_mask_of_the_feature_grid() -> object:
+    return cam.negative_crops(IMAGES, torch.zeros(2, 4, 4, dtype=torch.int64), size=2)
+
+
+@tensors("positive must be a bool", "got torch.float32")
+def kinds_of_crops_as_numbers() -> object:
+    tokens = FEATURES.flatten(2).mT
+    return losses.crop_token_contrast_loss(tokens, tokens, torch.ones(2, 16))
+
+
+@tensors("x must have shape", r"\(B, N, D\)", r"got \(2, 5, 4, 4\)")
+def a_feature_map_for_a_head_of_tokens() -> object:
+    return heads.DINOHead(5, 4, hidden_dim=4, bottleneck_dim=4)(FEATURES)
 
 
 @tensors("threshold must be >= 0 with low <= high", r"got \(0.7, 0.25\)")

@@ -478,7 +478,7 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys(
         (
             *("ClassCentroids", "ClassHeadOutput", "Features", "TextFeatures"),
-            *("QueryKey", "StoredTokens"),
+            *("QueryKey", "StoredTokens", "LocalCrops"),
             *("RecordedMetrics", "ScoredMaps", "SegmentationScores", "SweepResult"),
             *("ClassMaps", "MetricDifference"),
             *("BoundaryScores", "ImageScore", "Interval", "SplitScores"),
@@ -649,6 +649,41 @@ def _projection(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(
+    decoders.AllBlocksDecoder,
+    weights=True,
+    call=lambda first, second, **a: decoders.AllBlocksDecoder(**a).eval()([first, second]),
+    words=("maps",),
+    huge="the variance of LayerNorm overflows",
+)
+def _all_blocks(d: Draw) -> dict[str, Any]:
+    heads, dims = d.whole(1, 2), (d.whole(1, 3), d.whole(1, 3))
+    shape = d.whole(1, 2), d.grid()
+    return {
+        "dims": dims,
+        "num_classes": d.whole(1, 3),
+        "hidden_dim": heads * d.whole(1, 3),
+        "layers": d.whole(0, 2),
+        "heads": heads,
+        "mlp_ratio": d.whole(1, 2),
+        "dropout": d.one_of(0.0, 0.5),
+        "first": d.normal(shape[0], dims[0], *shape[1]),
+        "second": d.normal(shape[0], dims[1], *shape[1]),
+    }
+
+
+@target(heads.DINOHead, weights=True)
+def _dino_head(d: Draw) -> dict[str, Any]:
+    b, dim = d.whole(1, 2), d.whole(1, 4)
+    return {
+        "dim": dim,
+        "out_dim": d.whole(1, 4),
+        "hidden_dim": d.whole(1, 4),
+        "bottleneck_dim": d.whole(1, 4),
+        "x": d.normal(*d.one_of((b, dim), (b, d.whole(1, 4), dim))),
+    }
+
+
 @target(decoders.LargeFOV, weights=True, huge="the variance of GroupNorm overflows")
 def _large_fov(d: Draw) -> dict[str, Any]:
     b, dim, skip_dim = d.whole(1, 2), d.whole(1, 3), d.maybe(d.whole(1, 3))
@@ -661,6 +696,17 @@ def _large_fov(d: Draw) -> dict[str, Any]:
         "skip_hidden_dim": d.whole(1, 3),
         "features": d.normal(b, dim, *d.grid()),
         "skip": None if skip_dim is None else d.normal(b, skip_dim, *d.grid()),
+    }
+
+
+@target(decoders.DeepLabV2Head, weights=True)
+def _deeplab_v2_head(d: Draw) -> dict[str, Any]:
+    b, dim = d.whole(1, 2), d.whole(1, 3)
+    return {
+        "dim": dim,
+        "num_classes": d.whole(1, 3),
+        "rates": d.one_of((6, 12, 18, 24), (1,), (2, 3)),
+        "features": d.normal(b, dim, *d.grid()),
     }
 
 
@@ -798,6 +844,34 @@ def _class_attention(d: Draw) -> dict[str, Any]:
     }
 
 
+@target(
+    cam.patch_to_patch_attention,
+    call=lambda q, k, scale, **a: cam.patch_to_patch_attention(
+        {3: backbones.QueryKey(q, k, scale)}, **a
+    ),
+    words=("q", "k", "scale"),
+    huge=_HUGE_LOGITS,
+)
+def _patch_attention(d: Draw) -> dict[str, Any]:
+    grid = d.grid(3)
+    return {
+        **_query_key(d, d.whole(1, 2), d.whole(0, 2) + grid[0] * grid[1]),
+        "grid": grid,
+        "layers": d.one_of(None, (3,)),
+    }
+
+
+@target(cam.confident_label)
+def _confident_label(d: Draw) -> dict[str, Any]:
+    b, size = d.whole(1, 2), d.grid()
+    return {
+        "maps": d.normal(b, d.whole(1, 3), *size).softmax(1),
+        "confidence": d.one_of(0.0, 0.5, 0.95),
+        "box": d.maybe(d.box(b, size)),
+        "ignore_index": 255,
+    }
+
+
 @target(cam.class_weight_cam)
 def _class_weight(d: Draw) -> dict[str, Any]:
     dim, k = d.whole(1, 4), d.whole(1, 3)
@@ -863,6 +937,21 @@ def _cam_to_label(d: Draw) -> dict[str, Any]:
         "normalize": d.maybe("minmax"),
         "ignore_index": 255,
         "dtype": d.one_of(torch.int64, torch.uint8, torch.int32),
+    }
+
+
+@target(cam.negative_crops)
+def _negative_crops(d: Draw) -> dict[str, Any]:
+    b, (h, w) = d.whole(1, 2), d.grid(6)
+    side = d.whole(1, min(h, w))
+    return {
+        "images": d.uniform(b, 3, h, w),
+        "mask": d.mask(b, h, w, classes=3),
+        "size": side,
+        "number": d.whole(1, (h - side + 1) * (w - side + 1)),
+        "share": 0.2,
+        "box": d.maybe(d.box(b, (h, w))),
+        "ignore_index": 255,
     }
 
 
@@ -1262,6 +1351,26 @@ def _affinity_counts(d: Draw) -> dict[str, Any]:
     return _kinds(d)
 
 
+def _matrix_labels(d: Draw, batch: int, cells: int) -> Tensor:
+    kinds = torch.randint(0, 3, (batch, cells, cells), generator=d.generator)
+    return kinds.masked_fill(kinds == 2, 255).to(torch.uint8)
+
+
+@target(losses.affinity_matrix_loss, losses.AffinityMatrixLoss)
+def _affinity_matrix_loss(d: Draw) -> dict[str, Any]:
+    b, n = d.whole(1, 2), d.whole(1, 4)
+    return {
+        "affinity": d.uniform(b, n, n),
+        "labels": _matrix_labels(d, b, n),
+        "counts": d.maybe(torch.tensor([2, 3])),
+    }
+
+
+@target(losses.affinity_matrix_counts)
+def _affinity_matrix_counts(d: Draw) -> dict[str, Any]:
+    return {"labels": _matrix_labels(d, d.whole(1, 2), d.whole(1, 4))}
+
+
 @target(losses.multi_label_soft_margin_loss, losses.MultiLabelSoftMarginLoss)
 def _soft_margin(d: Draw) -> dict[str, Any]:
     b, k = d.whole(1, 3), d.whole(1, 4)
@@ -1346,6 +1455,17 @@ def _class_token_contrast(d: Draw) -> dict[str, Any]:
     shape = d.one_of((b, k, dim), (d.whole(1, 2), b, k, dim))
     counts = d.maybe(torch.tensor(2))
     return {"tokens": d.normal(*shape), "labels": d.labels(b, k), "counts": counts}
+
+
+@target(losses.crop_token_contrast_loss, losses.CropTokenContrastLoss)
+def _crop_token_contrast(d: Draw) -> dict[str, Any]:
+    b, n, dim = d.whole(1, 2), d.whole(1, 3), d.whole(1, 4)
+    return {
+        "tokens": d.normal(b, n, dim),
+        "targets": d.normal(b, d.whole(1, 2), dim),
+        "positive": d.uniform(b, n) < 0.5,
+        "temperature": 0.5,
+    }
 
 
 @target(losses.global_implicit_alignment_loss, losses.GlobalImplicitAlignmentLoss)
@@ -2500,6 +2620,28 @@ def _deeplab_network(d: Draw) -> dict[str, Any]:
         "hidden_dim": d.whole(1, 3),
         "separable": d.coin(),
         "dropout": (0.5, 0.1),
+    }
+
+
+def _deeplab_v2(images: Any, **arguments: Any) -> Tensor:
+    return segmenters.DeepLabV2Network(**arguments).eval()(images)
+
+
+@target(
+    segmenters.DeepLabV2Network,
+    weights=True,
+    slow=True,
+    fixed={"encoder": "a name that is built from files of timm"},
+    call=_deeplab_v2,
+)
+def _deeplab_v2_network(d: Draw) -> dict[str, Any]:
+    return {
+        **_pictures(d),
+        "encoder": "test_resnet",
+        "num_classes": 3,
+        "output_stride": d.one_of(8, 16),
+        "rates": d.one_of((6, 12, 18, 24), (1, 2)),
+        "frozen_norms": d.coin(),
     }
 
 

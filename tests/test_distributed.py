@@ -18,6 +18,8 @@ from wsss_blocks.distributed import (
 from wsss_blocks.losses import (
     affinity_counts,
     affinity_loss,
+    affinity_matrix_counts,
+    affinity_matrix_loss,
     background_consistency_counts,
     background_consistency_loss,
     balanced_segmentation_counts,
@@ -37,7 +39,7 @@ from wsss_blocks.losses import (
     segmentation_loss,
 )
 from wsss_blocks.memory import ClassTokenBank
-from wsss_blocks.refine import affinity_labels, feature_affinity
+from wsss_blocks.refine import affinity_labels, affinity_matrix_labels, feature_affinity
 
 RANKS = 2
 SPLITS = ((3, 1), (1, 3), (2, 2))  # images per rank; the last image contributes nothing
@@ -82,6 +84,12 @@ def affinity(w, features, mask, labels, **options):
     return affinity_loss(near, affinity_labels(mask, radius=2), **options)
 
 
+def affinity_of_all(w, features, mask, labels, **options):
+    tokens = torch.einsum("bdhw,de->behw", features, w).flatten(2)
+    affinity = (tokens.mT @ tokens / 5).sigmoid()
+    return affinity_matrix_loss(affinity, affinity_matrix_labels(mask), **options)
+
+
 def background(w, x, mask, labels, **options):
     maps = torch.einsum("bdhw,de->behw", x, w)
     return background_consistency_loss(maps[:, :1], maps[:, 1:2], labels=labels, **options)
@@ -119,6 +127,7 @@ LOSSES = {
         torch.einsum("bdhw,de->behw", x, w), mask, **k
     ),
     "affinity": affinity,
+    "affinity_matrix": affinity_of_all,
     "background_consistency": background,
     "cam_consistency": cams,
     "class_token_contrast": class_tokens,
@@ -153,6 +162,7 @@ SHARES = {
     "cross_contrastive_token": cross_contrastive_counts,
     "global_implicit_alignment": lambda mask, labels: global_implicit_alignment_counts(labels),
     "affinity": lambda mask, labels: affinity_counts(affinity_labels(mask, radius=2)),
+    "affinity_matrix": lambda mask, labels: affinity_matrix_counts(affinity_matrix_labels(mask)),
     "background_consistency": lambda mask, labels: background_consistency_counts(labels),
     "cam_consistency": lambda mask, labels: cam_consistency_counts(labels, background=True),
     "class_token_contrast": lambda mask, labels: class_token_contrast_counts(more(labels)),

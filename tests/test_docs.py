@@ -73,7 +73,7 @@ def test_code_of_guides_runs(page, tmp_path, monkeypatch):
         exec(compile(block, page.name, "exec"), namespace)
 
 
-@pytest.mark.parametrize("system", ["dalnet", "dhr", "cti"])
+@pytest.mark.parametrize("system", ["dalnet", "dhr", "cti", "simseg"])
 def test_results_of_systems_are_generated(system):
     text = (DOCS / "systems" / f"{system}.md").read_text()
     names = [name for name in result_tables.SYSTEM_TABLES if name.startswith(f"{system}_")]

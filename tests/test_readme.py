@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import result_tables
+from tools import assembly_matrix, result_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -38,6 +38,31 @@ def test_results_are_up_to_date():
     text = README.read_text()
     wanted = result_tables.update_readme(text, result_tables.readme_results())
     assert text == wanted, "run python tools/result_tables.py --readme"
+
+
+def test_table_of_assemblies_is_up_to_date():
+    text = README.read_text()
+    wanted = assembly_matrix.update_readme(text, assembly_matrix.assembly_matrix())
+    assert text == wanted, "run python tools/assembly_matrix.py --readme"
+
+
+def test_blocks_are_read_from_imports(tmp_path):
+    (tmp_path / "part.py").write_text("from wsss_blocks.memory import EMA\n")
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from part import x\n"
+        "from wsss_blocks import cam, losses as l\n"
+        "from wsss_blocks.training import Phases\n"
+        "def f(cam_to):\n"
+        "    return cam.normalize_cam(l.no_such_loss(cam_to.normalize))\n"
+    )
+    found = {"memory": {"EMA"}, "cam": {"normalize_cam"}, "training": {"Phases"}}
+    assert assembly_matrix.blocks_of(script) == found
+
+
+def test_each_example_is_in_the_table_of_assemblies():
+    trained = {path.stem for path in (ROOT / "examples").glob("train_*.py")}
+    assert trained <= set(assembly_matrix.SYSTEMS.values())
 
 
 def test_only_generated_results_have_a_spread():

@@ -27,16 +27,23 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tools.assembly_matrix import assembly_matrix  # noqa: E402
+
 SYSTEM_TABLES = (
     *("dalnet_scenes", "dalnet_scenes_sweep", "dalnet_voc_small"),
     *("dhr_systems", "dhr_ladder"),
-    "cti_background",
+    *("cti_scenes", "cti_voc", "cti_background"),
+    *("simseg_scenes", "simseg_equal", "simseg_masking", "simseg_responses", "simseg_coco"),
 )
 README_TABLES = {
     "dalnet_scenes": "DALNet, generated scenes (`--data scenes`)",
     "dalnet_voc_small": "DALNet, photographs, a subset of PASCAL VOC 2012 (`--preset voc-small`)",
     "dhr_systems": "DHR, generated scenes (`--data scenes`)",
     "dhr_ladder": "DHR, masks of training images, rung by rung (`--ladder`)",
+    "cti_scenes": "CTI, generated scenes (`--method`, rung by rung)",
+    "simseg_scenes": "SimSeg, generated scenes, masks from class names alone",
 }
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NOTHING = "n/a"
@@ -406,6 +413,7 @@ def write_generated(root: Path = ROOT) -> None:
     for system in ("dalnet", "dhr", "cti", "simseg"):
         presets = read_presets(root / "examples" / f"train_{system}.py")
         pages[f"{system}_presets"] = preset_table(presets) + "\n"
+    pages["assembly"] = assembly_matrix(root) + "\n"
     for name in SYSTEM_TABLES:
         system_figure(read_results(results / f"{name}.json"), folder / f"{name}.png")
     for name, text in pages.items():

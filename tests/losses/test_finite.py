@@ -8,10 +8,12 @@ from strategies import generator
 
 from wsss_blocks.losses import (
     affinity_loss,
+    affinity_matrix_loss,
     background_consistency_loss,
     balanced_segmentation_loss,
     cam_consistency_loss,
     class_token_contrast_loss,
+    crop_token_contrast_loss,
     cross_contrastive_loss,
     dense_energy_loss,
     global_implicit_alignment_loss,
@@ -20,7 +22,7 @@ from wsss_blocks.losses import (
     patch_token_contrast_loss,
     segmentation_loss,
 )
-from wsss_blocks.refine import NeighbourAffinity, affinity_labels
+from wsss_blocks.refine import NeighbourAffinity, affinity_labels, affinity_matrix_labels
 
 
 def random(*shape):
@@ -40,6 +42,10 @@ LABELS = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
 TEXTS = {"class_text": random(3, 5), "background_text": random(2, 5)}
 CASES = {
     loss_of_values: {"affinity.values": random(2, 4, 2, 3).sigmoid()},
+    affinity_matrix_loss: {
+        "affinity": random(2, 6, 6).sigmoid(),
+        "labels": affinity_matrix_labels(MASK),
+    },
     balanced_segmentation_loss: {"logits": random(2, 4, 2, 3), "mask": MASK},
     segmentation_loss: {"logits": random(2, 4, 2, 3), "mask": MASK},
     dense_energy_loss: {"logits": random(2, 4, 2, 3), "images": random(2, 3, 4, 6).sigmoid()},
@@ -63,6 +69,11 @@ CASES = {
     },
     cam_consistency_loss: {"cam": random(2, 3, 2, 3), "other": random(2, 3, 2, 3)},
     class_token_contrast_loss: {"tokens": random(2, 3, 5), "labels": LABELS},
+    crop_token_contrast_loss: {
+        "tokens": random(2, 3, 5),
+        "targets": random(2, 2, 5),
+        "positive": torch.tensor([[True, False, False], [True, True, False]]),
+    },
 }
 FLOATS = [
     (loss, name)
@@ -70,7 +81,11 @@ FLOATS = [
     for name, x in args.items()
     if x.is_floating_point() and name != "labels"
 ]
-WITH_LABELS = [loss for loss, args in CASES.items() if "labels" in args]
+WITH_LABELS = [
+    loss
+    for loss, args in CASES.items()
+    if "labels" in args and loss is not affinity_matrix_loss  # of pairs
+]
 
 
 def call(loss, **changed):
@@ -89,7 +104,7 @@ def test_nan_and_infinity_are_named(loss, name, dtype):
         x[(-1,) * x.ndim] = bad
         with pytest.raises(ValueError, match=rf"^{name} must be finite, got 1 NaN or infinite"):
             call(loss, **{name: x})
-    if name in ("images", "affinity.values"):  # these have a range
+    if name in ("images", "affinity", "affinity.values"):  # these have a range
         return
     # finite numbers whose sum is not are not refused
     assert call(loss, **{name: torch.full_like(x, torch.finfo(dtype).max / 4)}).isfinite()

@@ -242,3 +242,23 @@ def scale_box(box, image_size, size):
             old, new = image_size[k % 2], size[k % 2]
             out[b, k] = sum(Fraction(2 * i + 1, 2) * Fraction(old, new) < edge for i in range(new))
     return out
+
+
+def crop_kind(mask, box, inside, share, ignore_index=255):
+    """Sum what the pixels of a crop tell (0, 1, 2), padding included as 0: is it positive?"""
+    top, left, bottom, right = box
+    total = 0
+    for i in range(top, bottom):
+        for j in range(left, right):
+            shown = inside[0] <= i < inside[2] and inside[1] <= j < inside[3]
+            if shown and mask[i][j] != 0:
+                total += 1 if mask[i][j] == ignore_index else 2
+    return Fraction(total, (bottom - top) * (right - left)) > Fraction(str(share))
+
+
+def crop_rank(mask, top, left, size, inside, ignore_index=255):
+    """Rate a place: 2 in the box with a middle that is no object, 1 in the box, 0 elsewhere."""
+    fits = inside[0] <= top and inside[1] <= left
+    fits = fits and top + size <= inside[2] and left + size <= inside[3]
+    middle = mask[top + size // 2][left + size // 2]
+    return int(fits) + int(fits and middle in (0, ignore_index))

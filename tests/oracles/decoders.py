@@ -56,6 +56,16 @@ def large_fov(features, params, dilation, skip=None):
     return conv(x, params["classifier.weight"], 1)
 
 
+def deeplab_v2(features, params, rates):
+    """The sum of one 3x3 convolution with bias for each dilation."""
+    total = 0
+    for place, rate in enumerate(rates):
+        bias = params[f"branches.{place}.bias"]
+        total = total + conv(features, params[f"branches.{place}.weight"], rate)
+        total = total + bias[None, :, None, None]
+    return total
+
+
 def softmax(x):
     """Softmax over channels, position by position."""
     out = torch.zeros_like(x)

@@ -65,3 +65,10 @@ def project(vector, layers, normalize):
         norm = math.sqrt(sum(x * x for x in vector))
         vector = [x / norm if norm > 0 else 0.0 for x in vector]
     return vector
+
+
+def dino(vector, layers, prototypes):
+    """Cosines between what a perceptron makes of a vector and each prototype."""
+    unit = project(vector, layers, True)
+    rows = [project(row, [], True) for row in prototypes]
+    return [dot(row, unit) for row in rows]

@@ -213,3 +213,16 @@ def segmentation(logits, mask, ignore_index=255):
                     scores = [p[i][j] for p in planes]
                     terms.append(math.log(sum(math.exp(s) for s in scores)) - scores[grid[i][j]])
     return exact(sum(terms) / len(terms) if terms else 0.0)
+
+
+def crop_token_contrast(tokens, targets, positive, temperature):
+    """Each positive crop against the negative ones, seen from each global view of its image."""
+    loss = 0.0
+    for crops, views, kinds in zip(tokens, targets, positive.tolist(), strict=True):
+        terms = []
+        for view in views:
+            grown = [math.exp(cosine(view, crop) / temperature) for crop in crops]
+            others = sum(g for g, kind in zip(grown, kinds, strict=True) if not kind)
+            terms += [-math.log(g / (g + others)) for g, k in zip(grown, kinds, strict=True) if k]
+        loss += sum(terms) / len(terms) if terms else 0.0
+    return exact(loss / max(len(tokens), 1))

@@ -281,7 +281,7 @@ def test_only_networks_with_a_recipe_are_saved(tmp_path):
     model = segmenter()
     for network in (torch.compile(model.network, backend="eager"), nn.Conv2d(3, 3, 1)):
         other = Segmenter(network, names=model.names, protocol=PROTOCOL)
-        with pytest.raises(TypeError, match="SegmentationNetwork or DeepLabV3PlusNetwork to be"):
+        with pytest.raises(TypeError, match="DeepLabV2Network or DeepLabV3PlusNetwork to be"):
             other.save(tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
 

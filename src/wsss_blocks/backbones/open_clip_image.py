@@ -13,12 +13,12 @@ from wsss_blocks._validate import check_choice
 from wsss_blocks.backbones._common import (
     channel_statistics,
     layer_numbers,
-    no_attention,
     prepare_images,
     resample_position,
     token_features,
 )
 from wsss_blocks.backbones._open_clip import create_open_clip
+from wsss_blocks.backbones._open_clip_attention import open_clip_query_key
 from wsss_blocks.backbones.features import Features, SizePolicy
 
 __all__ = ["OpenCLIPImageEncoder"]
@@ -59,7 +59,8 @@ class OpenCLIPImageEncoder(nn.Module):
         TypeError: the tower is not open_clip's ``VisionTransformer``.
         ValueError: the tower pools by attention or after its own norm, drops patches, or has
             patches that are not square; an unknown size policy or layer; images not RGB in
-            ``[0, 1]``; a module together with ``pretrained``.
+            ``[0, 1]``; a module together with ``pretrained``; attention is asked of a block
+            that has another kind than ``nn.MultiheadAttention``.
 
     Example:
         >>> import torch
@@ -123,8 +124,8 @@ class OpenCLIPImageEncoder(nn.Module):
         self, images: Tensor, *, layers: Sequence[int] = (), attention_layers: Sequence[int] = ()
     ) -> Features:
         """Encode images; shapes as the class says."""
-        no_attention(attention_layers, "open_clip's tower")
         wanted = layer_numbers(layers, tuple(self.layer_dims))
+        asked = layer_numbers(attention_layers, tuple(self.layer_dims), name="attention_layers")
         x = prepare_images(
             images, self.mean, self.std, stride=self.stride, size_policy=self.size_policy
         )
@@ -140,8 +141,10 @@ class OpenCLIPImageEncoder(nn.Module):
             prefix=1,
         )
         x = tower.ln_pre(torch.cat([first, patches], dim=1) + position.to(patches.dtype))
-        taps = {}
+        taps, attention = {}, {}
         for i, block in enumerate(tower.transformer.resblocks):
+            if i in asked:
+                attention[i] = open_clip_query_key(block, x, layer=i)
             if tower.transformer.grad_checkpointing:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
@@ -149,7 +152,12 @@ class OpenCLIPImageEncoder(nn.Module):
             if i in wanted:
                 taps[i] = x
         return token_features(
-            tower.ln_post(x), taps, grid=grid, prefix=1, num_class_tokens=self.num_class_tokens
+            tower.ln_post(x),
+            taps,
+            grid=grid,
+            prefix=1,
+            num_class_tokens=self.num_class_tokens,
+            attention=attention,
         )
 
     def project(self, tokens: Tensor) -> Tensor:

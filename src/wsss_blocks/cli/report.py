@@ -25,6 +25,7 @@ from wsss_blocks.data import WeakDataset, voc_palette
 from wsss_blocks.distributed import gather_objects, rank, world_size
 from wsss_blocks.metrics import (
     EvaluationProtocol,
+    ScoredMaps,
     SplitScores,
     evaluate_masks,
     mean_average_precision,
@@ -41,7 +42,7 @@ __all__ = ["evaluate_system"]
 def evaluate_system(
     output: Path,
     *,
-    class_maps: Callable[[Tensor], Mapping[str, Tensor]],
+    class_maps: Callable[[Tensor], Mapping[str, Tensor]] | None,
     pseudo_label: Callable[[Tensor, Tensor, Tensor], Tensor] | None,
     logits: Callable[[Tensor], Tensor] | None,
     class_scores: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
@@ -78,7 +79,7 @@ def evaluate_system(
     Args:
         output: folder.
         class_maps: images ``(1, 3, H, W)`` -> raw maps ``(1, K, h, w)`` by name; the first is
-            drawn.
+            drawn; None where there are none, as in a second stage.
         pseudo_label: images, labels ``(1, K)``, box ``(1, 4)`` -> ids ``(1, H, W)``; None where
             pseudo-labels need more than that: see ``masks``.
         logits: images -> ``(1, K+1, h, w)``, as a :class:`~wsss_blocks.segmenters.Segmenter`;
@@ -113,12 +114,14 @@ def evaluate_system(
             return images
         return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
+    def raw_maps(images: Tensor) -> Mapping[str, Tensor]:
+        return {} if class_maps is None else class_maps(fit(images))
+
     def refined_maps(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        images = fit(images)
-        found = dict(class_maps(images))
+        found = dict(raw_maps(images))
         for name, cam in list(found.items()) if refine == "par" else ():
             maps = add_background(normalize_cam(cam), value=0.0)
-            found[f"{name}_par"] = refiner(images, maps, labels=labels)[:, 1:]
+            found[f"{name}_par"] = refiner(fit(images), maps, labels=labels)[:, 1:]
         return found
 
     def decided(sample: Mapping[str, Any]) -> Tensor:
@@ -130,10 +133,13 @@ def evaluate_system(
         images = sample["image"][None].to(device)
         return first_argmax(_upsampled(logits(images), _size(images)), 1)[0]
 
+    def first_maps(sample: Mapping[str, Any]) -> Tensor:
+        return next(iter(raw_maps(sample["image"][None].to(device)).values()))[0]
+
     def draw() -> None:
         _draw(
             output / "figures" / "segmentation.png", val, names, figure_images,
-            maps=lambda s: next(iter(class_maps(fit(s["image"][None].to(device))).values()))[0],
+            maps=first_maps if class_maps else None,
             pseudo=decided if pseudo_label else None, prediction=segmented if logits else None,
         )  # fmt: skip
 
@@ -142,10 +148,12 @@ def evaluate_system(
             print("no masks: nothing is scored, see the pictures", flush=True)
             draw()
         return {}
-    scored = score_maps(
-        refined_maps, val, protocol=maps_protocol, num_classes=classes, chosen_on=chosen_on,
-        device=device,
-    )  # fmt: skip
+    scored = ScoredMaps({}, {}, {})
+    if class_maps is not None:
+        scored = score_maps(
+            refined_maps, val, protocol=maps_protocol, num_classes=classes, chosen_on=chosen_on,
+            device=device,
+        )  # fmt: skip
     results: dict[str, float] = {f"{name}_miou": miou for name, miou in scored.miou.items()}
     protocols = {
         f"{name}_miou": replace(p, refiner=str(refiner) if name.endswith("_par") else "none")
@@ -169,7 +177,7 @@ def evaluate_system(
         protocols["seg_miou"] = protocols["seg"] = replace(plain, labels_used=False)
     if refine == "crf":
         behind = score_behind_crf(
-            lambda images: class_maps(fit(images)), logits, val, maps_protocols=scored.protocol,
+            raw_maps, logits, val, maps_protocols=scored.protocol,
             protocol=replace(plain, labels_used=False), crf=crf, device=device,
         )  # fmt: skip
         results |= {name: scores.miou for name, (scores, _) in behind.items()}
@@ -182,10 +190,11 @@ def evaluate_system(
         write_metrics(
             output / "metrics.json", {**results, **details}, protocols, seed=seed, extra=record
         )
-        curve_figure(
-            scored.curves, path=output / "figures" / "thresholds.png", mark_best=True,
-            x_label="background threshold", y_label="mIoU",
-        )  # fmt: skip
+        if scored.curves:
+            curve_figure(
+                scored.curves, path=output / "figures" / "thresholds.png", mark_best=True,
+                x_label="background threshold", y_label="mIoU",
+            )  # fmt: skip
         draw()
         if "seg" in details:
             write_split_report(
@@ -252,7 +261,7 @@ def _draw(
     names: tuple[str, ...],
     count: int,
     *,
-    maps: Callable[[Mapping[str, Any]], Tensor],
+    maps: Callable[[Mapping[str, Any]], Tensor] | None,
     pseudo: Callable[[Mapping[str, Any]], Tensor] | None,
     prediction: Callable[[Mapping[str, Any]], Tensor] | None,
 ) -> None:
@@ -263,7 +272,7 @@ def _draw(
             torch.stack([s["labels"] for s in samples]),
             path=path,
             names=names,
-            cam=[maps(s).cpu() for s in samples],
+            cam=None if maps is None else [maps(s).cpu() for s in samples],
             pseudo_label=None if pseudo is None else [pseudo(s).cpu() for s in samples],
             prediction=None if prediction is None else [prediction(s).cpu() for s in samples],
             truth=[s["mask"] for s in samples] if "mask" in samples[0] else None,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from wsss_blocks._optional import require
 from wsss_blocks.data import (
     CLASS_TABLES,
@@ -15,7 +17,7 @@ from wsss_blocks.data import (
 )
 from wsss_blocks.distributed import rank
 from wsss_blocks.metrics import EvaluationProtocol
-from wsss_blocks.segmenters import DeepLabV3PlusNetwork, SegmentationNetwork, Segmenter
+from wsss_blocks.segmenters import Segmenter
 
 __all__ = ["RunConfig", "open_data", "open_splits", "run_protocol", "run_segmenter", "start_run"]
 
@@ -181,7 +183,7 @@ def run_protocol(
 
 def run_segmenter(
     cfg: RunConfig,
-    network: SegmentationNetwork | DeepLabV3PlusNetwork,
+    network: nn.Module,
     names: Sequence[str],
     *,
     text: str | None = None,
@@ -191,7 +193,7 @@ def run_segmenter(
 
     Args:
         cfg: of the run.
-        network: what was trained.
+        network: what was trained; see :class:`~wsss_blocks.segmenters.Segmenter`.
         names: of the classes, without background.
         text: source of the texts that it was trained with, None without.
         num_images: how many validation images are scored, 0 for a network that was not.
@@ -200,6 +202,7 @@ def run_segmenter(
         The segmenter; its protocol has no threshold and uses no image labels.
 
     Example:
+        >>> from wsss_blocks.segmenters import SegmentationNetwork
         >>> network = SegmentationNetwork(num_classes=3, hidden_dim=8)
         >>> cfg = RunConfig(eval_size=384)
         >>> run_segmenter(cfg, network, ["cat", "dog"]).protocol.size_policy

@@ -2,6 +2,7 @@
 
 from .class_head import ClassHead, ClassHeadOutput
 from .class_token_logits import class_token_logits
+from .dino import DINOHead
 from .infusion import infuse_class_tokens
 from .patch_cam_head import PatchCAMHead
 from .projection import ProjectionHead
@@ -9,6 +10,7 @@ from .projection import ProjectionHead
 __all__ = [
     "ClassHead",
     "ClassHeadOutput",
+    "DINOHead",
     "PatchCAMHead",
     "ProjectionHead",
     "class_token_logits",

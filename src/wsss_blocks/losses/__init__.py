@@ -1,6 +1,11 @@
 """Losses: predictions and weak supervision become scalars."""
 
 from wsss_blocks.losses.affinity import AffinityLoss, affinity_counts, affinity_loss
+from wsss_blocks.losses.affinity_matrix import (
+    AffinityMatrixLoss,
+    affinity_matrix_counts,
+    affinity_matrix_loss,
+)
 from wsss_blocks.losses.background_consistency import (
     BackgroundConsistencyLoss,
     background_consistency_counts,
@@ -26,6 +31,10 @@ from wsss_blocks.losses.counts import (
     global_implicit_alignment_counts,
     patch_token_contrast_counts,
 )
+from wsss_blocks.losses.crop_token_contrast import (
+    CropTokenContrastLoss,
+    crop_token_contrast_loss,
+)
 from wsss_blocks.losses.cross_contrastive import CrossContrastiveLoss, cross_contrastive_loss
 from wsss_blocks.losses.dense_energy import DenseEnergyLoss, dense_energy_loss
 from wsss_blocks.losses.global_alignment import (
@@ -49,10 +58,12 @@ from wsss_blocks.losses.soft_margin import MultiLabelSoftMarginLoss, multi_label
 
 __all__ = [
     "AffinityLoss",
+    "AffinityMatrixLoss",
     "BackgroundConsistencyLoss",
     "BalancedSegmentationLoss",
     "CAMConsistencyLoss",
     "ClassTokenContrastLoss",
+    "CropTokenContrastLoss",
     "CrossContrastiveLoss",
     "DenseEnergyLoss",
     "GlobalImplicitAlignmentLoss",
@@ -62,6 +73,8 @@ __all__ = [
     "SegmentationLoss",
     "affinity_counts",
     "affinity_loss",
+    "affinity_matrix_counts",
+    "affinity_matrix_loss",
     "background_consistency_counts",
     "background_consistency_loss",
     "balanced_segmentation_counts",
@@ -70,6 +83,7 @@ __all__ = [
     "cam_consistency_loss",
     "class_token_contrast_counts",
     "class_token_contrast_loss",
+    "crop_token_contrast_loss",
     "cross_contrastive_counts",
     "cross_contrastive_loss",
     "dense_energy_loss",

@@ -2,6 +2,7 @@
 
 from wsss_blocks.segmenters.class_selection import class_threshold, select_classes
 from wsss_blocks.segmenters.deeplab import DeepLabV3PlusNetwork
+from wsss_blocks.segmenters.deeplab_v2 import DeepLabV2Network
 from wsss_blocks.segmenters.loda import LoDAModel
 from wsss_blocks.segmenters.loda_file import create_loda, load_loda, save_loda
 from wsss_blocks.segmenters.name_bank import ImageTextModel, zero_shot_bank
@@ -17,6 +18,7 @@ from wsss_blocks.segmenters.zero_shot import ScoredSegmentation, ZeroShotSegment
 
 __all__ = [
     "PROTOCOL_OF_DATA",
+    "DeepLabV2Network",
     "DeepLabV3PlusNetwork",
     "ImageTextModel",
     "LoDAModel",

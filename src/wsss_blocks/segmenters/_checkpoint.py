@@ -17,7 +17,9 @@ __all__ = ["blamed_on", "read_checkpoint", "write_checkpoint"]
 
 _KEY = "wsss_blocks.segmenter"  # one key: the order of several in the file is random
 _VERSION = 1
-_READERS = dict.fromkeys(("large-fov", "deeplabv3plus"), "Segmenter.load") | {"loda": "load_loda"}
+_READERS = dict.fromkeys(("large-fov", "deeplabv2", "deeplabv3plus"), "Segmenter.load") | {
+    "loda": "load_loda"
+}
 
 
 def write_checkpoint(path: Path, network: nn.Module, about: Mapping[str, object]) -> None:

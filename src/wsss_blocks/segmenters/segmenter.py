@@ -17,6 +17,7 @@ from wsss_blocks.segmenters._checkpoint import blamed_on, read_checkpoint, write
 from wsss_blocks.segmenters._images import ImageLike, as_image
 from wsss_blocks.segmenters._inference import resized, winners
 from wsss_blocks.segmenters.deeplab import DeepLabV3PlusNetwork
+from wsss_blocks.segmenters.deeplab_v2 import DeepLabV2Network
 from wsss_blocks.segmenters.network import SegmentationNetwork
 from wsss_blocks.segmenters.segmentation import Segmentation, class_colours
 
@@ -25,6 +26,7 @@ __all__ = ["Segmenter"]
 Reduce = Literal["max", "mean", "sum"]
 _KINDS: dict[str, type[nn.Module]] = {
     "large-fov": SegmentationNetwork,
+    "deeplabv2": DeepLabV2Network,
     "deeplabv3plus": DeepLabV3PlusNetwork,
 }
 
@@ -38,8 +40,8 @@ class Segmenter(nn.Module):
 
     Args:
         network: images ``(V, 3, h, w)``, RGB in [0, 1] -> logits ``(V, K+1, h', w')``, background
-            first. To be saved it must be a :class:`SegmentationNetwork` or a
-            :class:`DeepLabV3PlusNetwork`.
+            first. To be saved it must be a :class:`SegmentationNetwork`,
+            :class:`DeepLabV3PlusNetwork` or :class:`DeepLabV2Network`.
         names: the K classes, without background.
         protocol: of the network's evaluation.
         palette: ``(n, 3)`` uint8 with n > K, default :func:`~wsss_blocks.data.voc_palette`.
@@ -120,9 +122,8 @@ class Segmenter(nn.Module):
             path: the file, replaced as a whole; missing folders are made.
 
         Raises:
-            TypeError: the network is no :class:`SegmentationNetwork` or
-                :class:`DeepLabV3PlusNetwork` (take the one inside ``torch.compile`` or
-                ``DistributedDataParallel``).
+            TypeError: the network is none of those that can be saved (take the one inside
+                ``torch.compile`` or ``DistributedDataParallel``).
         """
         about = {
             "names": self.names,
