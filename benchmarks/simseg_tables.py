@@ -44,6 +44,7 @@ class Row(NamedTuple):
 AVERAGE, NO_NORM, DOT = ("--pool", "average"), ("--no-image-norm",), ("--similarity", "dot")
 SCENES = {
     "LoDA": Row(),
+    "LoDA, dot products": Row((), DOT),
     "average": Row(AVERAGE),
     "LoDA, no LayerNorm": Row(NO_NORM),
     "LoDA, no LayerNorm, dot products": Row(NO_NORM, DOT),
