@@ -106,7 +106,7 @@ class SmallTextEncoder(nn.Module):
 
     @property
     def vocabulary(self) -> TextVocabulary:
-        """What the ids stand for: each is a word, those of the list are ordinary."""
+        """What the ids stand for; each is a word, those of the list are ordinary."""
         one = torch.ones(_OWN + len(self.words), dtype=torch.bool)
         ordinary = one.clone()
         ordinary[:_OWN] = False

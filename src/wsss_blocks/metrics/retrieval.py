@@ -39,7 +39,7 @@ class RetrievalScores(NamedTuple):
 
     @property
     def rsum(self) -> float:
-        """Sum of all recalls in per cent, as papers print it: at most 600 for three ``ks``."""
+        """Sum of all recalls in per cent, as papers print it; at most 600 for three ``ks``."""
         return 100 * (sum(self.image_to_text) + sum(self.text_to_image))
 
     def table(self) -> str:
