@@ -1,4 +1,4 @@
-"""The ``wsss`` command: weak labels, health of a data set, evaluation."""
+"""The ``wsss`` command: weak labels, health of a data set, masks, evaluation, exports."""
 
 import importlib
 import os
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union
 __all__ = ["main"]
 
 DESCRIPTION = """\
-Weakly supervised semantic segmentation: labels, health and evaluation of your data.
+Weakly supervised semantic segmentation: labels and health of your data, masks, scores, exports.
 
 Exit code 0: done; 1: done, and the answer is no (doctor found something); 2: could not be done.
 `wsss COMMAND --help` has examples. WSSS_DEBUG=1 shows where an error comes from."""
