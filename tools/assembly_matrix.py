@@ -1,18 +1,12 @@
-"""Make the table of systems and the blocks they are assembled from, out of the examples' imports.
+"""Make the table of systems and their blocks out of what the examples import."""
 
-Usage::
-
-    python tools/assembly_matrix.py --readme   # rewrite the table in README.md
-"""
-
-import argparse
 import ast
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- assembly:begin -->", "<!-- assembly:end -->"
+MARKS = ("<!-- assembly:begin -->", "<!-- assembly:end -->")  # in README.md
 SYSTEMS = {
     "DALNet (ECCV 2024)": "train_dalnet",
     "DHR (ECCV 2024)": "train_dhr",
@@ -80,24 +74,3 @@ def _cells(used: Mapping[str, set[str]]) -> list[str]:
         )
         for packages in COLUMNS.values()
     ]
-
-
-def update_readme(text: str, matrix: str) -> str:
-    """Replace what stands between the markers."""
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n\n{matrix}\n\n{END}{tail}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--readme", action="store_true", help="rewrite the table in README.md")
-    if parser.parse_args().readme:
-        path = ROOT / "README.md"
-        path.write_text(update_readme(path.read_text(), assembly_matrix()))
-    else:
-        print(assembly_matrix())
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ presets from the training script.
 Usage::
 
     python tools/result_tables.py            # write docs/_generated/*.md
-    python tools/result_tables.py --readme   # rewrite the results in README.md
+    python tools/result_tables.py --readme   # rewrite results and assemblies in README.md
 """
 
 import argparse
@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tools.assembly_matrix import assembly_matrix  # noqa: E402
+from tools.assembly_matrix import MARKS, assembly_matrix  # noqa: E402
 
 SYSTEM_TABLES = (
     *("dalnet_scenes", "dalnet_scenes_sweep", "dalnet_voc_small"),
@@ -436,19 +436,21 @@ def readme_results(root: Path = ROOT) -> str:
     return "\n\n".join(parts)
 
 
-def update_readme(text: str, results: str) -> str:
+def update_readme(text: str, made: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
     """Replace what stands between the markers."""
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n\n{results}\n\n{END}{tail}"
+    begin, end = marks
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    return f"{head}{begin}\n\n{made}\n\n{end}{tail}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--readme", action="store_true", help="rewrite the results in README.md")
+    parser.add_argument("--readme", action="store_true", help="rewrite the tables in README.md")
     if parser.parse_args().readme:
         path = ROOT / "README.md"
-        path.write_text(update_readme(path.read_text(), readme_results()))
+        text = update_readme(path.read_text(), readme_results())
+        path.write_text(update_readme(text, assembly_matrix(), MARKS))
     else:
         write_generated()
 
