@@ -26,3 +26,16 @@ def tiny_weights(monkeypatch, folder: Path) -> str:
     path = folder / "tiny.pt"
     torch.save(tiny_clip().state_dict(), path)
     return f"{NAME}/{path}"
+
+
+def tiny_answers(monkeypatch) -> list[tuple[str, str, bool]]:
+    """Answer each request for a model of open_clip with the small one; return the requests."""
+    found = []
+
+    def create_model(arch, *, pretrained, force_quick_gelu):
+        found.append((arch, pretrained, force_quick_gelu))
+        return tiny_clip()
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda config: config["hf_hub"])
+    return found

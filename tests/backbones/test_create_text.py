@@ -5,6 +5,7 @@ import pytest
 import torch
 from contract import assert_close, covers
 from oracles.backbones import unit
+from tiny_open_clip import CONFIG, tiny_answers, tiny_clip
 
 from wsss_blocks import data
 from wsss_blocks.backbones import TextBank, create_text_bank
@@ -14,31 +15,14 @@ PROMPTS = ["a photo of dog", "a photo of tv monitor", "a photo of dining table"]
 BACKGROUND = "a photo of background"
 
 
-def clip():
-    """A CLIP model of a few thousand parameters that reads CLIP's own token ids."""
-    torch.manual_seed(0)
-    vision = open_clip.CLIPVisionCfg(layers=1, width=64, image_size=8, patch_size=8)
-    text = open_clip.CLIPTextCfg(vocab_size=49408, width=8, heads=1, layers=1)
-    return open_clip.CLIP(6, vision, text).eval()
-
-
 @pytest.fixture
 def asked(monkeypatch):
-    """Answer each request for a model with the small one, and list the requests."""
-    found = []
-
-    def create_model(arch, *, pretrained, force_quick_gelu):
-        found.append((arch, pretrained, force_quick_gelu))
-        return clip()
-
-    monkeypatch.setattr(open_clip, "create_model", create_model)
-    monkeypatch.setattr(open_clip, "download_pretrained", lambda config: config["hf_hub"])
-    return found
+    return tiny_answers(monkeypatch)
 
 
 def embed(prompt):
     with torch.no_grad():
-        return unit(clip().encode_text(open_clip.tokenize([prompt]))[0].tolist())
+        return unit(tiny_clip().encode_text(open_clip.tokenize([prompt]))[0].tolist())
 
 
 @covers("create_text_bank", "oracle")
@@ -115,21 +99,16 @@ def test_a_saved_bank_is_read_by_name(asked, tmp_path, monkeypatch):
 @covers("create_text_bank", "properties")
 def test_a_local_file_of_weights(tmp_path, monkeypatch):
     path = tmp_path / "weights.pt"
-    torch.save(clip().state_dict(), path)
+    torch.save(tiny_clip().state_dict(), path)
     real = open_clip.create_model
 
     def create_model(arch, *, pretrained, force_quick_gelu):
         assert (arch, force_quick_gelu) == ("ViT-B-16", False)
         model = real("tiny", pretrained=pretrained)  # open_clip reads the file itself
-        assert torch.equal(model.ln_final.weight, clip().ln_final.weight)
+        assert torch.equal(model.ln_final.weight, tiny_clip().ln_final.weight)
         return model
 
-    config = {
-        "embed_dim": 6,
-        "vision_cfg": {"layers": 1, "width": 64, "image_size": 8, "patch_size": 8},
-        "text_cfg": {"vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
-    }
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", config)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", CONFIG)
     monkeypatch.setattr(open_clip, "create_model", create_model)
     bank = create_text_bank(f"ViT-B-16/{path}", NAMES)
     assert bank.source == "open_clip ViT-B-16 weights.pt: a photo of {}"
@@ -178,7 +157,7 @@ def test_the_real_tower_has_512_numbers_and_sheds_its_image_half(monkeypatch):
 
 @covers("create_text_bank", "dtypes")
 def test_a_half_precision_tower_gives_float32_rows(asked, monkeypatch):
-    monkeypatch.setattr(open_clip, "create_model", lambda *args, **options: clip().bfloat16())
+    monkeypatch.setattr(open_clip, "create_model", lambda *args, **options: tiny_clip().bfloat16())
     bank = create_text_bank("clip", NAMES)
     assert_close(bank.classes, [embed(prompt) for prompt in PROMPTS], dtype=torch.bfloat16)
 

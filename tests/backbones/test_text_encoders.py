@@ -4,6 +4,7 @@ import torch
 import transformers
 from contract import assert_close, covers
 from hugging_face_files import bert, distilbert, vocabulary_file, word_pieces, write
+from tiny_open_clip import tiny_answers, tiny_clip
 
 from wsss_blocks.backbones import (
     HuggingFaceTextEncoder,
@@ -15,26 +16,9 @@ from wsss_blocks.backbones import (
 TEXTS = ["A cat!", "red dog"]
 
 
-def clip():
-    """A CLIP model of a few thousand parameters that reads CLIP's own token ids."""
-    torch.manual_seed(0)
-    vision = open_clip.CLIPVisionCfg(layers=1, width=64, image_size=8, patch_size=8)
-    text = open_clip.CLIPTextCfg(vocab_size=49408, width=8, heads=1, layers=1)
-    return open_clip.CLIP(6, vision, text).eval()
-
-
 @pytest.fixture
 def asked(monkeypatch):
-    """Answer each request for a model of open_clip with the small one, and list the requests."""
-    found = []
-
-    def create_model(arch, *, pretrained, force_quick_gelu):
-        found.append((arch, pretrained, force_quick_gelu))
-        return clip()
-
-    monkeypatch.setattr(open_clip, "create_model", create_model)
-    monkeypatch.setattr(open_clip, "download_pretrained", lambda config: config["hf_hub"])
-    return found
+    return tiny_answers(monkeypatch)
 
 
 @covers("create_text_encoder", "oracle")
@@ -62,7 +46,7 @@ def test_open_clip(asked, weights, request_made):
     assert isinstance(model, OpenCLIPTextEncoder)
     ids, mask = model.tokenize(TEXTS)
     assert ids.shape == (2, 9)
-    assert_close(model(ids, mask).global_token, clip().encode_text(open_clip.tokenize(TEXTS)))
+    assert_close(model(ids, mask).global_token, tiny_clip().encode_text(open_clip.tokenize(TEXTS)))
     assert create_text_encoder("open_clip:ViT-B-16").tokenize(TEXTS)[0].shape == (2, 77)
     assert len(model.vocabulary.ends) == 49408
 
@@ -111,7 +95,7 @@ def test_a_file_of_clip_weights(tmp_path, monkeypatch):
 
     def create_model(arch, *, pretrained, force_quick_gelu):
         seen.append((arch, pretrained))
-        return clip()
+        return tiny_clip()
 
     monkeypatch.setattr(open_clip, "create_model", create_model)
     for weights in (path, str(path)):

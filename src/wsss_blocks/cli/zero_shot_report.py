@@ -24,6 +24,7 @@ from wsss_blocks.metrics import (
     write_metrics,
 )
 from wsss_blocks.segmenters import ImageTextModel, ZeroShotSegmenter, class_threshold
+from wsss_blocks.segmenters._inference import squeezed
 from wsss_blocks.viz import (
     class_score_figure,
     curve_figure,
@@ -190,9 +191,7 @@ def score_retrieval(
     images, texts, owners = [], [], []
     for index in range(rank(), len(pairs), world_size()):
         sample = pairs[index]
-        image = sample["image"][None].to(device)
-        if size is not None:
-            image = F.interpolate(image, (size, size), mode="bilinear", antialias=True)
+        image = squeezed(sample["image"][None].to(device), size)
         images.append((index, model.encode_image(image)[0].float().cpu()))
         said = sample["captions"] if every_caption else sample["captions"][:1]
         texts += said

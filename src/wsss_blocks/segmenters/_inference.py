@@ -4,12 +4,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["resized", "winners"]
+from wsss_blocks._numerics import at_least_float32
+
+__all__ = ["resized", "squeezed", "winners"]
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize bilinearly."""
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def squeezed(images: Tensor, size: int | None) -> Tensor:
+    """Bring images into a square of this side, as pillow would; None leaves them as they are."""
+    if size is None or images.shape[-2:] == (size, size):
+        return images
+    x = at_least_float32(images)
+    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+    return x.to(images.dtype)
 
 
 def winners(logits: Tensor, size: tuple[int, int]) -> Tensor:

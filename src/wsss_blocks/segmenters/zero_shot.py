@@ -29,6 +29,7 @@ from wsss_blocks.segmenters._class_masks import (
     rank_classes,
 )
 from wsss_blocks.segmenters._images import ImageLike, as_image
+from wsss_blocks.segmenters._inference import squeezed
 from wsss_blocks.segmenters.class_selection import class_threshold, select_classes
 from wsss_blocks.segmenters.name_bank import ImageTextModel, zero_shot_bank
 from wsss_blocks.segmenters.published_protocols import ProtocolName, zero_shot_protocol
@@ -236,12 +237,12 @@ class ZeroShotSegmenter(nn.Module):
     def patches(self, images: Tensor) -> Tensor:
         """Return the patches ``(B, D, h, w)`` that are compared with the texts."""
         check_images("images", images)
-        return self.model.encode_patches(self._squeezed(images))
+        return self.model.encode_patches(squeezed(images, self.size))
 
     def scores(self, images: Tensor) -> Tensor:
         """Return cosines ``(B, K + 1)`` of images and names, background first, if it is scored."""
         check_images("images", images)
-        return self._compared(self.model.encode_image(self._squeezed(images), normalize=True))
+        return self._compared(self.model.encode_image(squeezed(images, self.size), normalize=True))
 
     def segment(self, image: ImageLike) -> Segmentation:
         """Segment one image, in evaluation mode and without gradients.
@@ -280,13 +281,6 @@ class ZeroShotSegmenter(nn.Module):
         """Return the protocol as one line."""
         return f"{len(self.names)} classes, {self.protocol.describe()}"
 
-    def _squeezed(self, images: Tensor) -> Tensor:
-        if self.size is None or images.shape[-2:] == (self.size, self.size):
-            return images
-        x = at_least_float32(images)
-        x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
-        return x.to(images.dtype)
-
     def _compared(self, pooled: Tensor) -> Tensor:
         bank = self.bank
         rows = torch.cat([bank.background[:1], bank.classes])
@@ -299,7 +293,7 @@ class ZeroShotSegmenter(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return masks ``(T, B, H, W)``, scores and which classes were taken."""
         check_images("images", images)
-        x = self._squeezed(images)
+        x = squeezed(images, self.size)
         dense = getattr(self.model, "encode_dense", None)
         if dense is None:
             pooled = self.model.encode_image(x, normalize=True)
