@@ -58,11 +58,25 @@ VOC = Config(
     batch_size=10, size=321, scale=(0.5, 2.0), flip=True, colour="none", workers=4, refine="crf",
     eval_scales=(0.5, 0.75, 1.0, 1.25, 1.5), save_every=2000,
 )  # fmt: skip
+SMALL = Config(
+    data="voc", preset="voc-small", network="deeplabv2", encoder="mobilenet", output_stride=16,
+    frozen_norms=True, lr=1e-4, head_lr=10.0, steps=300, batch_size=8, size=256, square=True,
+    scale=(1.0, 1.0), flip=True, colour="none", eval_size=256,
+)  # fmt: skip
 PRESETS = {
     "scenes": Config(),
     "voc": VOC,
+    "voc-small": SMALL,
     "coco": replace(VOC, data="coco", preset="coco", lr=5e-5, steps=100_000),
     "folder": replace(VOC, data="folder", preset="folder", split="train", steps=5000),
+    "folder-small": replace(
+        SMALL,
+        data="folder",
+        preset="folder-small",
+        split="train",
+        encoder="mobilenetv1_100",
+        weights="pretrained",
+    ),
 }
 CTI, RIB = "CTI, supplement", "RIB, documented recipe of its second stage"
 DEEPLAB = "DeepLabV2, a public re-implementation"
@@ -233,13 +247,14 @@ def main(cfg: Config) -> dict[str, float]:
         accelerator.print(cli.describe_recipe(cfg, PRESETS[cfg.preset], sources=found))
     accelerator.print(f"learning from {cfg.masks or FULL}")
     dataset, *scored = open_masks(cfg, device)
-    started = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     model = train(cfg, accelerator, dataset, *scored)
-    seconds = time.perf_counter() - started
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if accelerator.is_main_process:
         save_weights(cfg.output / "model.safetensors", model)
         cli.save_config(cfg.output / "config.json", cfg, names=dataset.names)
-    results = evaluate(cfg, model, device, *scored, train_seconds=seconds) if scored else {}
+    spent = {"train_seconds": wall, "train_cpu_seconds": cpu}
+    results = evaluate(cfg, model, device, *scored, **spent) if scored else {}
     accelerator.end_training()
     if results and cfg.compare_with:
         accelerator.print(share_of_full(cfg.compare_with, cfg.output / "metrics.json"))
