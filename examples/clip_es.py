@@ -130,10 +130,14 @@ class CLIPES(FrozenCLIP):
         }[cfg.refine]
 
     @torch.no_grad()
-    def pseudo_label(self, images, labels, box, *, confidence: float | None = None) -> Tensor:
+    def class_maps(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Maps of the present classes in [0, 1], and these spread along attention."""
         maps, looked, _ = self(images, labels)
-        seeds = normalized(self.spread(maps, looked.mean(1), labels))
-        power = self.cfg.background_power
+        return {"cam": maps, "spread": normalized(self.spread(maps, looked.mean(1), labels))}
+
+    @torch.no_grad()
+    def pseudo_label(self, images, labels, box, *, confidence: float | None = None) -> Tensor:
+        seeds, power = self.class_maps(images, labels)["spread"], self.cfg.background_power
         maps = refine.add_background(seeds, mode="power", value=power)
         likely = self.refiner(images, maps, labels=labels, box=box)
         sure = self.cfg.confidence if confidence is None else confidence
@@ -156,11 +160,14 @@ def main(cfg: Config) -> dict[str, float]:
     if scored:
         val, masked = scored
         every = partial(cli.whole_mask, partial(system.pseudo_label, confidence=0.0), **seen)
-        protocol = cli.run_protocol(cfg, text=system.bank.source, num_images=len(val))
+        protocol = replace(
+            cli.run_protocol(cfg, text=system.bank.source, num_images=len(val)), scales=(1.0,),
+            flip=False, labels_used=True, threshold=cfg.threshold, threshold_source="preset",
+        )  # fmt: skip
         results = cli.evaluate_system(
-            cfg.output, class_maps=None, pseudo_label=system.pseudo_label, logits=None,
+            cfg.output, class_maps=system.class_maps, pseudo_label=system.pseudo_label, logits=None,
             masks={"every_pixel": every}, refiner=system.refiner, refine="none", val=val,
-            train=masked, protocol=replace(protocol, labels_used=True), seed=cfg.seed, **seen,
+            train=masked, protocol=protocol, seed=cfg.seed, **seen,
         )  # fmt: skip
     accelerator.end_training()
     return results

@@ -95,7 +95,11 @@ def main(cfg: Config) -> dict[str, float]:
     """Segment files, or score a data set."""
     device = "cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu"
     if cfg.data is not None:
+        if cfg.images or cfg.classes:
+            raise SystemExit("--images and --classes are instead of --data: it has its own")
         return evaluate(cfg, device)
+    if cfg.root or cfg.split or cfg.eval_images:
+        raise SystemExit("--root, --split and --eval-images go with --data")
     if not cfg.images or not cfg.classes:
         raise SystemExit("give --images and --classes, or --data")
     segmenter = build(cfg, cfg.classes, device)

@@ -423,9 +423,10 @@ def evaluate(cfg: Config, model: CTISystem, device, val, masked, **extra) -> dic
     if model.has_background:
         cli.draw_maps(figures / "background.png", background, val, **seen)
     return cli.evaluate_system(
-        cfg.output, class_maps=model.class_maps, pseudo_label=model.pseudo_label, logits=None,
-        class_scores=class_scores, val=val, train=masked, protocol=protocol, size=cfg.eval_size,
-        refiner=refine.NoRefiner(), refine=cfg.refine, device=device, seed=cfg.seed, extra=extra,
+        cfg.output, class_maps=lambda images, _: model.class_maps(images), logits=None,
+        pseudo_label=model.pseudo_label, class_scores=class_scores, val=val, train=masked,
+        protocol=protocol, size=cfg.eval_size, refiner=refine.NoRefiner(), refine=cfg.refine,
+        device=device, seed=cfg.seed, extra=extra,
     )  # fmt: skip
 
 

@@ -32,7 +32,6 @@ class Config(cli.RunConfig):
     output: Path = Path("runs/dalnet")
     steps: int = 1100
     lr: float = 1.5e-3
-    # the network
     neck: int = 0  # channels of a trainable 1x1 layer that all heads share; 0 for none
     layer: int | None = 2  # of the object mask (0-based block, or CNN stage); None: the final one
     skip: int | None = 2  # layer that gives the decoder a finer grid
@@ -41,8 +40,7 @@ class Config(cli.RunConfig):
     dilation: int = 2
     text: str = "stand-in"  # or clip, ARCHITECTURE/WEIGHTS of open_clip, or a saved TextBank
     outside: str = "zebra crossing"  # a text of no class, for the similarity figure
-    # what is learnt, how strongly, and from which step on
-    gia: bool = True
+    gia: bool = True  # what is learnt, how strongly, and from which step on
     lea: bool = True
     seg: bool = True  # the decoder
     gia_weight: float = 0.2
@@ -54,12 +52,12 @@ class Config(cli.RunConfig):
     beta: float = 0.5  # background threshold of the object mask
     temperature: float = 1.0  # of the local alignment
     background_weight: float = 1e-3  # of its background term
-    # pseudo-labels
-    source: Literal["classifier", "text", "layer"] = "classifier"  # the map they are made from
+    source: Literal["classifier", "text", "layer"] = "classifier"  # of pseudo-labels
     layer_until: int = 0  # up to this step they are made from the layer's map instead
     cam_scales: tuple[float, ...] = ()  # (): the class map of the training forward itself
     thresholds: tuple[float, float] = (0.1, 0.15)
     dilations: tuple[int, ...] = (1, 2, 4, 8, 12)  # of the refinement, in its pixels
+    cams: Literal["none", "cam", "text_cam", "layer_cam"] = "none"  # kept in OUTPUT/cams
     refine_stride: int = 2  # image pixels per pixel of the refinement
     label_stride: int = 2  # and per pixel of the pseudo-label, which the decoder's loss has too
     head_lr: float = 1.0  # multiplier of the learning rate for all that is not the encoder
@@ -107,6 +105,7 @@ class DALNet(nn.Module):
     def __init__(self, cfg: Config, bank: backbones.TextBank):
         super().__init__()
         self.cfg, self.bank, classes = cfg, bank, len(bank.names)
+        self.views = {"scales": cfg.cam_scales or (1.0,), "flip": bool(cfg.cam_scales)}
         self.net = segmenters.SegmentationNetwork(
             cfg.encoder, num_classes=classes + 1, weights=cfg.weights, neck_dim=cfg.neck,
             skip=cfg.skip, hidden_dim=cfg.hidden, dilation=cfg.dilation,
@@ -132,6 +131,10 @@ class DALNet(nn.Module):
         if self.aux_head is None:
             return self.head(x).cam, margin
         return self.head(x).cam, margin, self.aux_head(features.intermediates[self.cfg.layer]).cam
+
+    def class_maps(self, images: Tensor, _: Tensor) -> dict[str, Tensor]:
+        found = cam.multi_scale_cam(lambda x: self.maps(*self.encode(x)), images, **self.views)
+        return dict(zip(("cam", "text_cam", "layer_cam"), found, strict=False))
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
         return cam.similarity_cam(self.project(self.encode(images)[0]), texts)
@@ -253,17 +256,11 @@ def evaluate(cfg: Config, model: DALNet, device, val, masked, **extra) -> dict[s
     model.eval()
     described = {"text": model.bank.source, "num_images": len(val)}
     whole = cli.run_segmenter(cfg, model.net, model.bank.names, **described)
-    views = {"scales": cfg.cam_scales or (1.0,), "flip": bool(cfg.cam_scales)}
-
-    def class_maps(images: Tensor) -> dict[str, Tensor]:
-        found = cam.multi_scale_cam(lambda x: model.maps(*model.encode(x)), images, **views)
-        return dict(zip(("cam", "text_cam", "layer_cam"), found, strict=False))
-
     refine = {"dilations": cfg.dilations, "downsample": cfg.refine_stride, "softmax": False}
     protocol = replace(whole.protocol, threshold=cfg.threshold, threshold_source="preset")
     results = cli.evaluate_system(
-        cfg.output, protocol=protocol, class_maps=class_maps, pseudo_label=model.pseudo_label,
-        maps_protocol=replace(protocol, flip_reduce="max", scale_reduce="sum", **views),
+        cfg.output, protocol=protocol, class_maps=model.class_maps, pseudo_label=model.pseudo_label,
+        maps_protocol=replace(protocol, flip_reduce="max", scale_reduce="sum", **model.views),
         logits=whole if cfg.seg else None, size=cfg.eval_size, val=val, train=masked, extra=extra,
         refiner=PixelAdaptiveRefine(**refine), refine=cfg.refine, device=device, seed=cfg.seed,
     )  # fmt: skip
@@ -291,6 +288,9 @@ def main(cfg: Config) -> dict[str, float]:
     if accelerator.is_main_process:
         save_weights(cfg.output / "model.safetensors", model)
         cli.save_config(cfg.output / "config.json", cfg, names=model.bank.names)
+    if cfg.cams != "none":
+        seen = {"model": model, "size": cfg.eval_size, "device": device}
+        cli.write_train_cams(model.class_maps, dataset, cfg.output / "cams", name=cfg.cams, **seen)
     spent = {"train_seconds": wall, "train_cpu_seconds": cpu}
     results = evaluate(cfg, model, device, *scored, **spent) if cfg.evaluate else {}
     accelerator.end_training()

@@ -291,7 +291,7 @@ def evaluate(cfg: Config, model: DHR, device, uss, val, masked, **extra) -> dict
     rungs |= {f"rung_{rung}": rung for rung in RUNGS} if cfg.ladder else {}
     results = cli.evaluate_system(
         cfg.output, val=val, train=masked, size=cfg.eval_size, device=device, seed=cfg.seed,
-        class_maps=lambda images: {"cam": model.classify(model.encode(images)[0], images).cam},
+        class_maps=lambda x, _: {"cam": model.classify(model.encode(x)[0], x).cam},
         pseudo_label=None, masks={name: partial(mask, rung) for name, rung in rungs.items()},
         logits=whole, protocol=protocol, maps_protocol=replace(protocol, scales=(1.0,), flip=False),
         refiner=model.refiner, refine=cfg.refine, crf=refine.DenseCRF.preset("dhr"), extra=extra,

@@ -59,10 +59,10 @@ class Config(cli.RunConfig):
     resized_crop: bool = False  # crops by area and aspect, then AutoAugment; else shifts
     word_rates: tuple[float, float, float] = (0.0, 0.0, 0.0)  # words masked, replaced, deleted
     same_meaning: bool = True  # captions of one label set are not each other's negatives
-    # zero-shot masks
-    templates: tuple[str, ...] = ("{}", "a {}", "a photo of a {}")  # (): CLIP's 80
-    score_background: bool = False  # "background" is a word that scenes never say
-    top: int = 10
+    # zero-shot masks; eval_size, too: None leaves it to the published protocol of eval_data, if any
+    templates: tuple[str, ...] | None = None  # (): CLIP's 80; without a protocol three short ones
+    score_background: bool | None = None  # else no: it is a word that scenes never say
+    top: int | None = None  # else 10
     similarity: Literal["cosine", "dot"] = "cosine"  # dot: of patches of any length
     crf: bool = False
 
@@ -88,7 +88,7 @@ PAPER = dict.fromkeys((
     "scale", "word_rates", "size", "eval_size", "steps", "encoder", "text_encoder", "max_length",
 ), "SimSeg, paper and supplement")  # fmt: skip
 SOURCES = {"cc": PAPER | {
-    "mask_padding": "author, in an issue of the released code", "top": "SimSeg, released code",
+    "mask_padding": "author, in an issue of the released code", "top": "published protocol",
     "score_background": "SimSeg, released code", "crf": "SimSeg, released code",
     "": "ours; batch_size x accumulate x processes is to be 4096"}}  # fmt: skip
 
@@ -236,23 +236,35 @@ def train(cfg: Config, accelerator: Accelerator, pairs: Any, words, *scored) -> 
     return model
 
 
+def segmenter_of(cfg: Config, model: nn.Module, names) -> segmenters.ZeroShotSegmenter:
+    """Segment as the published protocol of the data does, but for what the options say."""
+    short, spoken = ("{}", "a {}", "a photo of a {}"), {}
+    rule = {"closing": 7 if cfg.crf else 1, "upsampling": "bilinear", "size": None}
+    rule |= {"templates": short, "score_background": False, "top": 10}
+    if published := segmenters.PROTOCOL_OF_DATA.get(cfg.eval_data):
+        found = segmenters.zero_shot_protocol(published)
+        rule = {key: getattr(found, key) for key in ("closing", "size", "top", "sigma", "most")}
+        rule |= {"templates": (), "score_background": True}
+        spoken = found.spoken
+    given = {key: getattr(cfg, key) for key in ("templates", "score_background", "top")}
+    given["size"] = cfg.eval_size
+    rule |= {key: value for key, value in given.items() if value is not None}
+    bank = segmenters.zero_shot_bank(
+        model, names, templates=rule.pop("templates") or None, spoken=spoken,
+        background="background" if rule["score_background"] else None,
+    )  # fmt: skip
+    refiner = refine.DenseCRF.preset("simseg") if cfg.crf else None
+    return segmenters.ZeroShotSegmenter(
+        model, bank, similarity=cfg.similarity, refiner=refiner, **rule
+    )
+
+
 def evaluate(cfg: Config, model: SimSeg, device, val, masked, kept, **extra) -> dict[str, float]:
     """Score masks and retrieval; write OUTPUT/metrics.json and OUTPUT/figures."""
     model.eval()
     if val is None:
         return retrieve(cfg, model, device, kept, **extra)
-    if name := segmenters.PROTOCOL_OF_DATA.get(cfg.eval_data):
-        segmenter = segmenters.ZeroShotSegmenter.from_protocol(name, model.model, crf=cfg.crf)
-    else:
-        background = "background" if cfg.score_background else None
-        bank = segmenters.zero_shot_bank(
-            model.model, val.names, templates=cfg.templates or None, background=background
-        )
-        segmenter = segmenters.ZeroShotSegmenter(
-            model.model, bank, top=cfg.top, closing=7 if cfg.crf else 1, upsampling="bilinear",
-            score_background=cfg.score_background, size=cfg.eval_size, similarity=cfg.similarity,
-            refiner=refine.DenseCRF.preset("simseg") if cfg.crf else None,
-        )  # fmt: skip
+    segmenter = segmenter_of(cfg, model.model, val.names)
     return cli.evaluate_zero_shot(
         cfg.output, segmenter.to(device), val, train=masked, pairs=kept,
         every_caption=cfg.data != "scenes", device=device, seed=cfg.seed, extra=extra,

@@ -1,9 +1,7 @@
 """Train ToCo (CVPR 2023, https://arxiv.org/abs/2303.01267): image labels in, masks out.
 
     python examples/train_toco.py                                # generated scenes, CPU
-    python examples/train_toco.py --data voc --root VOCdevkit    # the paper's recipe, one GPU
-    accelerate launch examples/train_toco.py --data coco --root coco2014       # several GPUs
-    python examples/train_toco.py --predict photo.jpg --output runs/toco       # use the result
+    accelerate launch examples/train_toco.py --data voc --root VOCdevkit   # the paper's recipe
 
 Class maps of an earlier layer say which patch tokens belong together (PTC) and which crops show no
 object, for their class tokens (CTC). Refined maps teach the decoder; an energy finds the edges.
@@ -16,9 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from wsss_blocks import cam, cli, data, heads, losses, memory, segmenters
-from wsss_blocks.refine import PixelAdaptiveRefine, refine_to_label
-from wsss_blocks.training import Phases, param_groups, polynomial_schedule
+from wsss_blocks import cam, cli, data, heads, losses, memory, refine, segmenters, training
 
 
 @dataclass(frozen=True)
@@ -49,14 +45,13 @@ VOC = Config(
     colour="photometric", steps=20_000, batch_size=4, lr=6e-5, head_lr=10.0, warmup=1500, workers=4,
     eval_scales=(1.0, 1.25, 1.5), eval_fuse=("mean", "max"), threshold=0.5,
 )  # fmt: skip
-PRESETS = {
-    "scenes": Config(encoder="small-vit", steps=1500, warmup=100), "voc": VOC,
+PRESETS = {"scenes": Config(encoder="small-vit", steps=1500, warmup=100), "voc": VOC} | {
     "coco": replace(VOC, data="coco", preset="coco", steps=80_000, batch_size=8, temperature=1.0,
                     seg_start=8000, contrast_start=12_000, layer_until=12_000, eval_size=448,
                     thresholds=(0.25, 0.65), eval_fuse=("max", "max"), threshold=0.45),
 }  # fmt: skip
 CODE = {"": "ToCo, released code, as far as known", "encoder": "inferred: which file of weights"}
-SOURCES = {"voc": CODE | {"contrast_start": "inferred"}, "coco": CODE}
+SOURCES = {"voc": CODE | {"contrast_start": "inferred"}, "coco": CODE, "scenes": {"": "ours"}}
 
 
 class ToCo(nn.Module):
@@ -69,10 +64,9 @@ class ToCo(nn.Module):
         self.net = segmenters.SegmentationNetwork(cfg.encoder, weights=cfg.weights, **sizes)
         self.layer = list(self.net.encoder.layer_dims)[cfg.layer]
         self.head, self.aux_head = (heads.ClassHead(self.net.dim, classes) for _ in range(2))
-        self.project = heads.DINOHead(self.net.dim)
+        self.project, self.refiner = heads.DINOHead(self.net.dim), refine.PixelAdaptiveRefine()
         self.teacher = memory.EMA(self.project, decay=0.9)
         self.contrast = losses.CropTokenContrastLoss(temperature=cfg.temperature)
-        self.refiner = PixelAdaptiveRefine()
 
     def classify(self, images: Tensor):
         x, features = self.net.encode(images, layers=(self.layer,))
@@ -89,20 +83,20 @@ class ToCo(nn.Module):
             found = self.maps(images)[self.cfg.layer_until >= self.cfg.steps]
         scores = cam.normalize_cam(found) * labels[:, :, None, None]
         options = {"thresholds": self.cfg.thresholds, "box": box}
-        return refine_to_label(scores, images, labels, self.refiner, **options)
+        return refine.refine_to_label(scores, images, labels, self.refiner, **options)
 
-    def targets(self, batch: dict[str, Tensor], active: frozenset[str]) -> dict[str, Tensor]:
-        """What the network teaches itself: regions, crops chosen by the maps, pseudo-labels."""
+    def targets(self, batch: dict[str, Tensor], active: frozenset[str], first: int) -> dict:
+        """What the network teaches itself; crops by their image's number, from ``first`` on."""
         cfg, (images, labels, box) = self.cfg, (batch[key] for key in ("image", "labels", "box"))
-        if not active & {"contrast", "seg"}:
-            return {}
         (final, earlier), size = self.maps(images), images.shape[-2:]
-        decide = {"size": size, "threshold": cfg.thresholds, "box": box}
-        whole = cam.cam_to_label(earlier, labels, **decide)
+        whole = cam.cam_to_label(earlier, labels, size=size, threshold=cfg.thresholds, box=box)
         grid = [-(-side // self.net.encoder.stride) for side in size]
         regions = nn.functional.interpolate(whole[:, None].float(), grid)[:, 0].long()
-        cut = {"number": cfg.crops[0], "size": cfg.crops[1], "box": box}
-        crops, _, positive = cam.negative_crops(images, whole, **cut)
+        cut = {"number": cfg.crops[0], "size": cfg.crops[1]}
+        drawn = [torch.Generator().manual_seed(cfg.seed + first + i) for i in range(len(images))]
+        each = zip(images.split(1), whole.split(1), box.split(1), drawn, strict=True)
+        cuts = [cam.negative_crops(x, ids, box=b, generator=g, **cut) for x, ids, b, g in each]
+        crops, _, positive = map(torch.cat, zip(*cuts, strict=True))
         pseudo = self.pseudo_label(images, labels, box, final if "final" in active else earlier)
         return {"regions": regions, "crops": crops, "positive": positive, "pseudo": pseudo}
 
@@ -115,32 +109,32 @@ class ToCo(nn.Module):
         positive = torch.cat([batch["positive"].new_ones(len(views), 2), batch["positive"]], 1)
         return self.contrast(self.project(tokens), self.teacher(views.detach()), positive)
 
-    def forward(self, batch: dict[str, Tensor], active: frozenset[str]) -> dict[str, Tensor]:
-        """Losses of a batch with its targets; those of micro-batches are averaged."""
+    def forward(self, batch, active: frozenset[str], pairs=None, pixels=None) -> dict[str, Tensor]:
+        """The share of a batch with its targets in the losses of the step, by the counts of it."""
         cfg, labels, every = self.cfg, batch["labels"], {"gather_distributed": True}
         x, features, final, earlier = self.classify(batch["image"])
-        margin = losses.multi_label_soft_margin_loss
-        terms = {"cls": margin(final.logits, labels), "aux": margin(earlier.logits, labels)}
+        margin, terms = losses.multi_label_soft_margin_loss, {}
+        means = {"cls": margin(final.logits, labels), "aux": margin(earlier.logits, labels)}
         if "contrast" in active:
-            ptc = losses.patch_token_contrast_loss(x, batch["regions"], **every)
+            ptc = losses.patch_token_contrast_loss(x, batch["regions"], counts=pairs, **every)
             ctc = self.token_contrast(features.global_token, batch)
-            terms |= {"ptc": cfg.ptc_weight * ptc, "ctc": cfg.ctc_weight * ctc}
+            terms["ptc"], means["ctc"] = cfg.ptc_weight * ptc, cfg.ctc_weight * ctc
         if "seg" in active:
             logits, mask = self.net.decode(x, features), batch["pseudo"]
-            seg = losses.balanced_segmentation_loss(logits, mask, **every)
+            seg = losses.balanced_segmentation_loss(logits, mask, counts=pixels, **every)
             energy = losses.dense_energy_loss(logits, batch["image"], mask=mask, box=batch["box"])
-            terms |= {"seg": cfg.seg_weight * seg, "energy": cfg.energy_weight * energy}
-        return {name: term / cfg.accumulate for name, term in terms.items()}
+            terms["seg"], means["energy"] = cfg.seg_weight * seg, cfg.energy_weight * energy
+        return terms | {name: mean / cfg.accumulate for name, mean in means.items()}  # of images
 
 
 def train(cfg: Config, accelerator: Accelerator, dataset) -> ToCo:
     model = ToCo(cfg, len(dataset.names)).to(accelerator.device)
     rates = {"weight_decay": cfg.weight_decay, "multipliers": {"": cfg.head_lr, "net.encoder.": 1}}
-    optimizer = torch.optim.AdamW(param_groups(model, lr=cfg.lr, **rates))
+    optimizer = torch.optim.AdamW(training.param_groups(model, lr=cfg.lr, **rates))
     warmup = min(cfg.warmup, cfg.steps - 1)
-    schedule = polynomial_schedule(optimizer, total_steps=cfg.steps, warmup_steps=warmup)
+    schedule = training.polynomial_schedule(optimizer, total_steps=cfg.steps, warmup_steps=warmup)
     starts = {"contrast": cfg.contrast_start, "seg": cfg.seg_start, "final": cfg.layer_until}
-    phases, change = Phases(starts), {"flip": cfg.flip, "colour": cfg.colour}
+    phases, change = training.Phases(starts), {"flip": cfg.flip, "colour": cfg.colour}
     step_model = torch.compile(model) if cfg.compile else model
     step_model, optimizer = accelerator.prepare(step_model, optimizer)
     stateful = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -154,11 +148,18 @@ def train(cfg: Config, accelerator: Accelerator, dataset) -> ToCo:
     for step, group in steps:
         active, shares = phases.active_at(step - 1), []
         step_model.train()
+        taught = group if active & {"contrast", "seg"} else []
+        with accelerator.autocast():  # all targets first: they say what the losses divide by
+            for number, batch in enumerate(taught, (step - 1) * cfg.accumulate):
+                place = number * accelerator.num_processes + accelerator.process_index
+                batch |= model.targets(batch, active, place * cfg.batch_size)
+        pairs = sum(losses.patch_token_contrast_counts(batch["regions"]) for batch in taught)
+        pixels = sum(losses.balanced_segmentation_counts(batch["pseudo"]) for batch in taught)
         optimizer.zero_grad()
         for micro, batch in enumerate(group):
             with steps.synchronised(step_model, micro):
                 with accelerator.autocast():
-                    shares.append(step_model(batch | model.targets(batch, active), active))
+                    shares.append(step_model(batch, active, pairs, pixels))
                 accelerator.backward(sum(shares[-1].values()))
         optimizer.step()
         schedule.step()
@@ -175,8 +176,7 @@ def main(cfg: Config) -> dict[str, float]:
         trained = segmenters.Segmenter.load(cfg.output / "segmenter.safetensors")
         cli.segment_files(trained, cfg.predict, output=cfg.output / "predictions")
         return {}
-    if found := SOURCES.get(cfg.preset):
-        accelerator.print(cli.describe_recipe(cfg, PRESETS[cfg.preset], sources=found))
+    accelerator.print(cli.describe_recipe(cfg, PRESETS[cfg.preset], sources=SOURCES[cfg.preset]))
     dataset, *scored = cli.open_splits(cfg)
     model, results = train(cfg, accelerator, dataset), {}
     if accelerator.is_main_process:
@@ -184,13 +184,13 @@ def main(cfg: Config) -> dict[str, float]:
     if cfg.evaluate:
         whole = cli.run_segmenter(cfg, model.net, dataset.names, num_images=len(scored[0]))
         plain = replace(whole.protocol, threshold=cfg.threshold, threshold_source="preset")
-        views = {"scales": cfg.cam_scales, "flip": True, "flip_reduce": "max"}
-        views, names = replace(plain, scale_reduce="sum", **views), ("cam", "layer_cam")
+        view = {"scales": cfg.cam_scales, "flip": True, "flip_reduce": "max", "scale_reduce": "sum"}
         results = cli.evaluate_system(
-            cfg.output, protocol=plain, maps_protocol=views, logits=whole, size=cfg.eval_size,
-            class_maps=lambda x: dict(zip(names, model.maps(x), strict=True)), seed=cfg.seed,
-            pseudo_label=model.pseudo_label, refiner=PixelAdaptiveRefine(softmax=False),
-            val=scored[0], train=scored[1], refine=cfg.refine, device=accelerator.device,
+            cfg.output, protocol=plain, maps_protocol=replace(plain, **view), logits=whole,
+            class_maps=lambda x, _: dict(zip(("cam", "layer_cam"), model.maps(x), strict=True)),
+            pseudo_label=model.pseudo_label, refiner=refine.PixelAdaptiveRefine(softmax=False),
+            val=scored[0], train=scored[1], refine=cfg.refine, size=cfg.eval_size, seed=cfg.seed,
+            device=accelerator.device,
         )  # fmt: skip
     accelerator.end_training()
     return results

@@ -1103,6 +1103,29 @@ def a_model_that_was_built_by_hand(folder: Path) -> object:
     return segmenters.save_loda(folder / "model.safetensors", model)
 
 
+@files("segmenter.safetensors", "holds no", "load_pretrained_loda reads one")
+def a_shared_model_of_images_and_texts_as_a_segmenter(folder: Path) -> object:
+    segmenters.save_pretrained(tiny_loda(), folder / "shared")
+    return segmenters.load_pretrained(folder / "shared")
+
+
+@files("metrics must be a file of write_metrics", "got .*metrics.json")
+def metrics_of_another_program_for_a_model_card(folder: Path) -> object:
+    path = _write(folder / "metrics.json", '{"miou": 62.5}')
+    return segmenters.save_pretrained(tiny_loda(), folder / "shared", metrics=path)
+
+
+@files("README.md is there", "replace=True")
+def a_model_card_over_one_that_a_person_wrote(folder: Path) -> object:
+    _write(folder / "README.md", "Mine.")
+    return segmenters.save_pretrained(tiny_loda(), folder)
+
+
+@files("repo_id must be 'user/name'", "got 'pets'")
+def a_repository_without_its_user(folder: Path) -> object:
+    return segmenters.push_to_hub(tiny_loda(), "pets")
+
+
 @files("vocabulary must be a file of word pieces", r"got '.*vocab\.txt'", "no such file")
 def word_pieces_that_are_not_there(folder: Path) -> object:
     return segmenters.create_loda(text_encoder="bert-base", vocabulary=folder / "vocab.txt")

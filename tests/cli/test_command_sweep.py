@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from wsss_blocks.cli.main import main
 from wsss_blocks.data import (
     COCO,
     VOC2012,
+    CamStoreWriter,
     WeakLabels,
     write_class_maps,
     write_coco_layout,
@@ -206,6 +208,77 @@ def test_what_is_broken_is_named(folder, capsys, spoil, message):
     assert sweep(folder, "--workers", 2)[0] == 2
     assert re.search(message, capsys.readouterr().err)
     assert not list((folder / "out").iterdir())
+
+
+def stored(folder, dtype, indices=range(7), names=NAMES):
+    """Put the maps of images into a store in the place of the files."""
+    shutil.rmtree(folder / "maps")
+    ids = ["a", "b c", "é", "sub/d", "e", "f", "g"]
+    with CamStoreWriter(
+        folder / "maps", ids, names, dtype=dtype, shard_size=3, progress=lambda line: None
+    ) as writer:
+        for i in indices:
+            cam, labels, target = torch.load(folder / f"{i}.pt")
+            writer.write(ids[i], cam, labels, image_size=tuple(target.shape))
+
+
+@pytest.mark.parametrize("normalize", ["minmax", "none"])
+def test_a_store_counts_like_its_files(folder, normalize):
+    _, files, first = sweep(folder, "--normalize", normalize)
+    stored(folder, "float16")
+    _, store, second = sweep(folder, "--normalize", normalize, "--workers", 3)
+    assert store == files  # the maps of the files are halves, too
+    assert second.results == first.results
+    assert second.protocol == first.protocol
+    stored(folder, "uint8")
+    _, rounded, _ = sweep(folder, "--normalize", normalize)
+    assert rounded["miou"] != files["miou"]
+    # Of the map's range of 255 steps, a threshold is passed half a step sooner or later.
+    np.testing.assert_allclose(rounded["miou"], files["miou"], atol=1.0, rtol=0)
+
+
+def test_a_store_that_is_not_written_to_its_end(folder, capsys):
+    stored(folder, "float16", range(2, 7))
+    assert sweep(folder)[0] == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert f"2 of 7 images have no class maps in {folder / 'maps'}, among them a, b c; --al" in err
+    _, curve, recorded = sweep(folder, "--allow-missing")
+    expected, _ = by_hand(images(folder, range(2, 7)))
+    np.testing.assert_allclose(curve["miou"], 100 * expected, atol=5.1e-5, rtol=0)
+    protocol = recorded.protocol["cam_best_miou"]
+    assert (protocol.num_images, protocol.missing) == (5, 2)
+    (folder / "ids.txt").write_text("e\n")
+    WeakLabels(NAMES, {"e": ["cow"]}).save(folder / "labels.json")
+    _, curve, _ = sweep(folder, "--ids", folder / "ids.txt", "--labels", folder / "labels.json")
+    assert curve["labelled_classes_without_maps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("dog", "cat", "cow"), "got 3: 'dog' in the place of 'cat'"),
+        (("cat", "dog", "cow", "pig"), "of the 3 classes of the masks, in their order, got 4."),
+    ],
+)
+def test_a_store_of_other_classes_is_refused(folder, capsys, names, message):
+    shutil.rmtree(folder / "maps")
+    with CamStoreWriter(folder / "maps", ["a"], names, progress=lambda line: None) as writer:
+        writer.write("a", torch.rand(len(names), 2, 2), torch.ones(len(names)), image_size=(4, 4))
+    assert sweep(folder)[0] == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert f"{folder / 'maps'} must be a store of the 3 classes of the masks" in err
+    assert message in err
+    assert not (folder / "out").exists()
+
+
+def test_a_damaged_store_is_named(folder, capsys):
+    stored(folder, "float16")
+    path = max((folder / "maps").glob("shard-*"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert sweep(folder)[0] == 2
+    assert path.name in capsys.readouterr().err
 
 
 def test_a_data_set_knows_its_masks_and_names(tmp_path, capsys):

@@ -29,7 +29,7 @@ def one_hot(val, images):
 
 def test_what_is_right_before_the_crf_is_nearly_right_behind_it(val):
     found = score_behind_crf(
-        lambda images: {"cam": one_hot(val, images)[:, 1:]},
+        lambda images, _: {"cam": one_hot(val, images)[:, 1:]},
         lambda images: 9 * one_hot(val, images),
         val,
         maps_protocols={"cam": MAPS},
@@ -49,7 +49,7 @@ def test_what_is_right_before_the_crf_is_nearly_right_behind_it(val):
 def test_a_given_crf_takes_the_place_of_deeplabs(val):
     crf = DenseCRF.preset("dhr")
     found = score_behind_crf(
-        lambda images: {"cam": one_hot(val, images)[:, 1:]},
+        lambda images, _: {"cam": one_hot(val, images)[:, 1:]},
         lambda images: 9 * one_hot(val, images),
         val,
         maps_protocols={"cam": MAPS},
@@ -81,7 +81,7 @@ def test_the_threshold_is_the_score_of_the_background(val):
     for level in (0.2, 0.6):
         protocols = {"cam": replace(MAPS, threshold=level)}
         scores, protocol = score_refined_maps(
-            lambda images: {"cam": one_hot(val, images)[:, 1:]}, refiner, val, protocols=protocols
+            lambda x, _: {"cam": one_hot(val, x)[:, 1:]}, refiner, val, protocols=protocols
         )["cam"]
         size, maps, labels = refiner.seen[-1]
         assert maps[:, 0].unique().tolist() == pytest.approx([level])
@@ -108,13 +108,13 @@ def test_several_views_are_compared_with_one(val):
     network = SegmentationNetwork("small-cnn", num_classes=11, hidden_dim=8).eval()
     many = replace(PLAIN, scales=(1.0, 1.5), flip=True)
     segmenter = Segmenter(network, names=val.names, protocol=many)
-    found = score_behind_crf(lambda _: {}, segmenter, val, maps_protocols={}, protocol=many)
+    found = score_behind_crf(lambda *_: {}, segmenter, val, maps_protocols={}, protocol=many)
     assert set(found) == {"seg_crf_miou", "seg_raw_miou"}
     protocol = found["seg_raw_miou"][1]
     assert (protocol.scales, protocol.flip, protocol.refiner) == ((1.0,), False, "none")
     once = Segmenter(network, names=val.names, protocol=PLAIN)
     expected, _ = score_refined_logits(once, NoRefiner(), val, protocol=PLAIN)
     assert found["seg_raw_miou"][0].miou == expected.miou
-    assert set(score_behind_crf(lambda _: {}, once, val, maps_protocols={}, protocol=PLAIN)) == {
+    assert set(score_behind_crf(lambda *_: {}, once, val, maps_protocols={}, protocol=PLAIN)) == {
         "seg_crf_miou"
     }

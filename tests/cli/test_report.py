@@ -39,7 +39,7 @@ class Known:
 def run(tmp_path, **changes):
     val, train = Known("val"), Known("train")
 
-    def class_maps(images):
+    def class_maps(images, _):
         known = val if any(torch.equal(val[i]["image"], images[0]) for i in range(3)) else train
         return {"cam": known.one_hot(images)[:, 1:]}
 
@@ -133,6 +133,21 @@ def test_pseudo_labels_and_masks_are_scored_together(tmp_path):
     assert "mask_miou" not in run(tmp_path, masks=masks, train=None, figure_images=1)
 
 
+@pytest.mark.parametrize("refine", ["par", "crf"])
+def test_class_maps_may_depend_on_the_labels(refine, tmp_path):
+    seen, val, train = [], Known("val"), Known("train")
+
+    def class_maps(images, labels):
+        known = next(s for x in (val, train) for s in map(x.__getitem__, range(3))
+                     if torch.equal(s["image"], images[0]))  # fmt: skip
+        assert torch.equal(labels, known["labels"][None])
+        seen.append(known["id"])
+        return {"cam": labels[:, :, None, None] * torch.ones(1, 1, 4, 4)}
+
+    run(tmp_path, class_maps=class_maps, refine=refine, figure_images=1)
+    assert set(seen) == {*val.ids, *train.ids}
+
+
 def test_a_given_crf_is_the_one_that_scores(tmp_path):
     crf = DenseCRF.preset("dhr")
     results = run(tmp_path, refine="crf", crf=crf, figure_images=1)
@@ -178,7 +193,7 @@ def test_a_perfect_classifier_scores_one_and_sees_squares(tmp_path):
         small = F.interpolate(sample["image"][None], (40, 40), mode="bilinear")
         return torch.equal(small, images)
 
-    maps = {"class_maps": lambda images: {"cam": torch.rand(1, 10, 3, 3)}, "logits": None}
+    maps = {"class_maps": lambda *_: {"cam": torch.rand(1, 10, 3, 3)}, "logits": None}
     label = {"pseudo_label": lambda *_: torch.zeros(1, 40, 40, dtype=torch.int64)}
     results = run(tmp_path, size=40, class_scores=class_scores, **maps, **label)
     assert seen == [(1, 3, 40, 40)] * 3
@@ -221,7 +236,7 @@ def test_the_functions_see_squares_and_are_scored_at_full_size(tmp_path):
         seen["logits"].add(images.shape[-2:])
         return torch.zeros(1, 11, 4, 4).index_fill_(1, torch.tensor([0]), 1.0)
 
-    def class_maps(images):
+    def class_maps(images, _):
         seen["maps"].add(images.shape[-2:])
         return {"cam": torch.rand(1, 10, 3, 3)}
 

@@ -2,6 +2,7 @@ import io
 import json
 import tarfile
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -374,6 +375,27 @@ def test_the_same_masks_give_the_same_bytes(tmp_path, photos):
         for i, path in enumerate(made):
             export_masks(masks, path, to=to, names=NAMES, images=images, workers=1 + 2 * i)
         assert made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_memory_does_not_grow_with_the_masks(tmp_path):
+    noise = np.random.default_rng(0).integers(0, K + 1, (4, 24, 24), dtype=np.uint8)
+
+    def most(count):
+        masks = ((f"{i:03d}", noise[i % 4]) for i in range(count))
+        options = {"to": "coco-json", "names": NAMES, "segmentation": "polygon", "workers": 1}
+        tracemalloc.start()
+        try:
+            done = export_masks(masks, tmp_path / f"{count}.json", **options)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (len(done.ids), done.counts["cat"]) == (count, count)
+        return peak
+
+    most(1)
+    few, many = most(5), most(20)
+    assert many - few < 0.3 * (tmp_path / "20.json").stat().st_size
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1.json", "20.json", "5.json"]
 
 
 def test_figures_of_segment_are_no_masks(tmp_path):

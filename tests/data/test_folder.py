@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from wsss_blocks._files import replaced
-from wsss_blocks.data import FolderDataset, WeakLabels, read_image, read_mask, write_mask
+from wsss_blocks.data import (
+    FolderDataset,
+    WeakLabels,
+    open_dataset,
+    read_image,
+    read_mask,
+    write_mask,
+)
 
 ROWS = {"cat/1": ["cat"], "cat/2": ["cat"], "dog/1": ["dog"], "none": []}
 
@@ -165,6 +172,31 @@ def test_folders_may_be_excluded(images):
     deeper = images / "dog" / "cat" / "2.png"
     save(deeper, np.zeros((2, 2, 3), np.uint8))
     assert FolderDataset(images, None, exclude=("cat",)).ids == ["dog/1", "dog/cat/2", "none"]
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(images, tmp_path):
+    root = tmp_path / "linked"
+    root.mkdir()
+    for name in ("cat", "dog"):
+        (root / name).symlink_to(images / name, target_is_directory=True)
+    (root / "puppy").symlink_to(images / "dog", target_is_directory=True)  # twice is no circle
+    save(images / "cat" / "old" / "3.png", np.zeros((2, 3, 3), np.uint8))
+    for circle, target in {
+        root / "all": root,
+        root / "above": tmp_path,
+        images / "cat" / "self": images / "cat",
+        images / "cat" / "old" / "back": root,
+    }.items():
+        circle.symlink_to(target, target_is_directory=True)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    ids = ["cat/1", "cat/2", "dog/1", "puppy/1"]
+    labels = WeakLabels.from_folders(root)
+    assert (labels.names, labels.ids) == (("cat", "dog", "puppy"), ids)
+    assert FolderDataset(root, labels).ids == ids
+    data = open_dataset("folder", "train", root=root)
+    assert data.names == labels.names
+    assert [sample["labels"].tolist() for sample in data][2:] == [[0, 1, 0], [0, 0, 1]]
+    assert FolderDataset(root, None).ids == ["cat/1", "cat/2", "cat/old/3", "dog/1", "puppy/1"]
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -39,12 +39,15 @@ def test_each_preset_writes_masks_and_scores_them(preset, options, voc, coco, fo
     cfg = dataclasses.replace(PRESETS[preset], root=root, **options)
     results = main(cfg)
     assert {"pseudo_label_miou", "every_pixel_miou", "pseudo_label_decided"} <= set(results)
+    assert 0 <= results["cam_miou"] <= 1
+    assert 0 <= results["spread_miou"] <= 1
     assert results["every_pixel_decided"] == 1.0
     assert 0 < results["pseudo_label_decided"] < 1
     told = capsys.readouterr().out
     assert re.search(r"^prompt +a clean origami {}\. +CLIP-ES, released code", told, re.M)
     protocol = read_metrics(options["output"] / "metrics.json").protocol["pseudo_label_miou"]
     assert protocol.labels_used
+    assert read_metrics(options["output"] / "metrics.json").protocol["spread_miou"].labels_used
     assert protocol.refiner.startswith("DenseCRF(iterations=10, gaussian=(1, 3)")
     words = 23 if preset == "coco" else 25
     assert protocol.text.endswith(f"a clean origami {{}}.; {words} background words")

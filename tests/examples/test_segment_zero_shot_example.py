@@ -109,6 +109,10 @@ def test_files_by_names(options, tmp_path):
     assert json.loads((options["output"] / "protocol.json").read_text())["labels_used"] is False
     with pytest.raises(SystemExit, match="give --images and --classes, or --data"):
         main(Config(classes=("dog",), **options))
+    with pytest.raises(SystemExit, match="--images and --classes are instead of --data"):
+        main(Config(data="scenes", classes=("dog",), **options))
+    with pytest.raises(SystemExit, match="--root, --split and --eval-images go with --data"):
+        main(Config(images=(tmp_path,), classes=("dog",), eval_images=1, **options))
 
 
 def test_the_file_is_short_and_loads_models_in_one_place():

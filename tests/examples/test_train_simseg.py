@@ -28,7 +28,7 @@ from wsss_blocks import cli, data, losses  # noqa: E402
 from wsss_blocks.cli.main import main as wsss  # noqa: E402
 from wsss_blocks.data import images as image_files  # noqa: E402
 from wsss_blocks.metrics import read_metrics  # noqa: E402
-from wsss_blocks.segmenters import load_loda  # noqa: E402
+from wsss_blocks.segmenters import ZeroShotSegmenter, create_loda, load_loda  # noqa: E402
 
 # Small images and encoders: what is tested is the wiring.
 FAST = {
@@ -167,10 +167,46 @@ def test_pairs_can_be_scored_by_masks_too(tmp_path, photos, voc, few_templates):
     results = main(cfg)
     assert set(results) == MASKS | RETRIEVAL
     protocol = read_metrics(tmp_path / "metrics.json").protocol
-    assert protocol["zero_shot"].size_policy == "288 square"
+    assert protocol["zero_shot"].size_policy == "48 square"  # that of the run
     assert protocol["zero_shot"].refiner.startswith("binary DenseCRF")
     assert (protocol["zero_shot"].dataset, protocol["class_ap"].dataset) == ("voc", "voc")
     assert not (tmp_path / "figures" / "thresholds.png").exists()
+
+
+def test_options_win_over_the_published_protocol(few_templates):
+    model = create_loda("test_vit", words=["dog", "grass"], dim=8)
+    voc = dataclasses.replace(Config(), eval_data="voc")
+
+    def stated(names=data.VOC_NAMES, **given):
+        built = train_simseg.segmenter_of(dataclasses.replace(voc, **given), model, names)
+        return dataclasses.asdict(built.protocol)
+
+    published = ZeroShotSegmenter.from_protocol("voc21", model, crf=False)
+    plain = dataclasses.asdict(published.protocol)
+    assert stated() == plain
+    built = train_simseg.segmenter_of(voc, model, data.VOC_NAMES)
+    for name in ("top", "sigma", "most", "size", "upsampling", "closing", "score_background"):
+        assert getattr(built, name) == getattr(published, name), name
+    context = dataclasses.replace(voc, eval_data="context")
+    assert train_simseg.segmenter_of(context, model, data.class_table("context").names).top == 30
+    text = plain["text"]
+    assert stated(eval_size=320) == plain | {"size_policy": "320 square"}
+    assert stated(top=4)["text"] == text.replace("10 best", "4 best") != text
+    assert stated(similarity="dot")["text"] == f"{text}, dot products"
+    assert stated(score_background=False)["text"] == f"{text}, background not scored"
+    assert stated(templates=("a {}",))["text"] == text.replace("2 templates", "a {}") != text
+    # Without a protocol the same options say all.
+    own = stated(eval_data="folder")
+    assert own["size_policy"] == "as they are"
+    assert own["text"].startswith("LoDA: 3 templates; the 5 best names above mean + 1")
+    assert own["text"].endswith("of the 10 best, background not scored")
+
+
+def test_options_of_the_command_line():
+    words = ["--eval-data", "voc", "--top", "7", "--score-background", "False", "--templates"]
+    cfg = cli.parse_config(PRESETS, args=[*words, "{}", "a {}"])
+    assert (cfg.top, cfg.score_background, cfg.templates) == (7, False, ("{}", "a {}"))
+    assert (PRESETS["cc"].score_background, PRESETS["cc"].templates) == (True, ())
 
 
 def test_the_recipe_of_the_paper(tmp_path, shards, folder, few_templates, capsys):

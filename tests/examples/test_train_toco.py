@@ -96,8 +96,7 @@ def test_targets_come_from_the_earlier_layer_and_the_crops_fit(tmp_path):
     model = train_toco.ToCo(cfg, 3)
     box = torch.tensor([[0, 0, 48, 48], [0, 0, 24, 48]])
     batch = {"image": torch.rand(2, 3, 48, 48), "labels": torch.eye(2, 3), "box": box}
-    assert model.targets(batch, frozenset()) == {}
-    made = model.targets(batch, frozenset({"contrast", "seg"}))
+    made = model.targets(batch, frozenset({"contrast", "seg"}), 0)
     assert made["regions"].shape == (2, 6, 6)
     assert made["crops"].shape == (2, 3, 3, 16, 16)
     assert (made["regions"][1, 3:] == 255).all()  # padding
@@ -105,7 +104,22 @@ def test_targets_come_from_the_earlier_layer_and_the_crops_fit(tmp_path):
     assert set(made["pseudo"][0].unique().tolist()) <= {0, 1, 255}
     with torch.no_grad():  # a head without response finds no region: all crops are negative
         model.aux_head.weight.zero_()
-    assert not model.targets(batch, frozenset({"contrast"}))["positive"].any()
+    assert not model.targets(batch, frozenset({"contrast"}), 0)["positive"].any()
+
+
+def test_crops_depend_on_the_number_of_their_image_alone(tmp_path):
+    torch.manual_seed(0)
+    model, active = train_toco.ToCo(config("scenes", tmp_path), 3), frozenset({"contrast"})
+    box = torch.tensor([[0, 0, 48, 48]]).expand(3, 4)
+    batch = {"image": torch.rand(3, 3, 48, 48), "labels": torch.eye(3), "box": box}
+    whole = model.eval().targets(batch, active, 10)["crops"]
+    last = model.targets({key: value[2:] for key, value in batch.items()}, active, 12)["crops"]
+    assert torch.equal(last, whole[2:])
+    assert not torch.equal(model.targets(batch, active, 11)["crops"], whole)
+
+
+def test_the_file_is_short():
+    assert len((EXAMPLES / "train_toco.py").read_text().splitlines()) <= 200
 
 
 def test_no_training_path_reads_a_mask(tmp_path, voc, monkeypatch):
@@ -148,5 +162,6 @@ def test_interrupted_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
         for cfg in (whole, parts)
     )
     assert one.keys() == two.keys()
+    assert int(one["teacher.num_updates"]) == 3
     for key in one:
         assert torch.equal(one[key], two[key]), key

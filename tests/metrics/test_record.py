@@ -1,6 +1,7 @@
 import json
 import math
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from wsss_blocks.metrics import (
     SegmentationEvaluator,
     hardware,
     read_metrics,
+    record,
     write_metrics,
 )
 
@@ -136,3 +138,20 @@ def test_hardware_names_the_cpu_and_the_threads():
     assert facts["threads"] == torch.get_num_threads()
     assert (facts["gpu"] is None) == (not torch.cuda.is_available())
     json.dumps(facts)
+
+
+def test_the_commit_of_a_clone_is_recorded_and_an_installed_library_has_none(tmp_path, monkeypatch):
+    path = tmp_path / "lib" / "src" / "wsss_blocks" / "metrics" / "record.py"
+    monkeypatch.setattr(record, "__file__", str(path))
+    assert record._commit() is None
+    git = ["git", "-C", str(tmp_path / "lib"), "-c", "user.name=a", "-c", "user.email=a@b"]
+    path.parent.mkdir(parents=True)
+    path.write_text("1")
+    subprocess.run(["git", "init", "-q", str(tmp_path / "lib")], check=True)
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-qm", "one"], check=True)
+    done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    found = record._commit()
+    assert found and done.stdout.startswith(found)
+    path.write_text("2")
+    assert record._commit() == f"{found}-dirty"

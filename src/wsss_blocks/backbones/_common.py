@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_blocks._numerics import at_least_float32
+from wsss_blocks._symbols import are_symbols
 from wsss_blocks._validate import (
     check_images,
     check_int,
@@ -109,7 +110,7 @@ def resample_position(
     No antialiasing, as in the released code of ToCo, MCTformer and CTI; timm's own resampling
     antialiases and differs by 8 % (larger grids) to 58 % (half the grid) of the embedding.
     """
-    if grid == old_grid:
+    if not are_symbols(*grid) and grid == old_grid:
         return position
     head, body = position[:, :prefix], position[:, prefix:]
     body = at_least_float32(body).mT.reshape(1, -1, *old_grid)
@@ -129,7 +130,10 @@ def token_features(
     """Split prefix and patch tokens of the final and the tapped sequences."""
 
     def grid_of(x: Tensor) -> Tensor:
-        return x[:, prefix:].mT.reshape(x.shape[0], x.shape[2], *grid)
+        maps = x[:, prefix:].mT
+        if are_symbols(*grid):  # as a view, torch.export would refuse images of a single patch
+            maps = maps.contiguous()
+        return maps.reshape(x.shape[0], x.shape[2], *grid)
 
     return Features(
         feature_map=grid_of(tokens),

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_blocks._numerics import at_least_float32
+from wsss_blocks._symbols import are_symbols
 from wsss_blocks._validate import check_choice, check_finite, check_floating, check_int, check_shape
 from wsss_blocks.backbones.query_key import QueryKey
 
@@ -55,7 +56,7 @@ def resize_to_stride(images: Tensor, *, stride: int, policy: SizePolicy = "resiz
     check_finite("images", images)
     spare = 0 if policy == "floor" else stride - 1
     height, width = ((side + spare) // stride * stride for side in images.shape[-2:])
-    if (height, width) == tuple(images.shape[-2:]):
+    if not are_symbols(height, width) and (height, width) == tuple(images.shape[-2:]):
         return images
     if policy == "resize":
         x = at_least_float32(images)

@@ -137,7 +137,7 @@ class TimmViT(nn.Module):
         vit = self.model
         patches = embed_patches(vit, x)
         prefix = [
-            token.expand(len(patches), -1, -1)
+            token.expand(patches.shape[0], -1, -1)
             for token in (vit.cls_token, getattr(vit, "dist_token", None), vit.reg_token)
             if token is not None
         ]

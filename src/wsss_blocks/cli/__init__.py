@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from wsss_blocks.cli.evaluate import MaskFiles, evaluate_files
     from wsss_blocks.cli.features import frozen_features
     from wsss_blocks.cli.loop import Checkpoints, TrainingSteps
+    from wsss_blocks.cli.made_maps import write_train_cams
     from wsss_blocks.cli.made_masks import with_masks, write_train_masks
     from wsss_blocks.cli.map_figure import draw_maps
     from wsss_blocks.cli.page import Picture, write_page
@@ -63,6 +64,7 @@ __all__ = [
     "whole_mask",
     "with_masks",
     "write_page",
+    "write_train_cams",
     "write_train_masks",
 ]
 
@@ -72,6 +74,7 @@ _HOMES = {
     "evaluate": ("MaskFiles", "evaluate_files"),
     "features": ("frozen_features",),
     "loop": ("Checkpoints", "TrainingSteps"),
+    "made_maps": ("write_train_cams",),
     "made_masks": ("with_masks", "write_train_masks"),
     "map_figure": ("draw_maps",),
     "page": ("Picture", "write_page"),

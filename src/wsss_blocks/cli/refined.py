@@ -22,7 +22,7 @@ Refine = Literal["none", "par", "crf"]
 Score = tuple[SplitScores, EvaluationProtocol]
 
 _LEAST = 0.05  # probability that a class must have somewhere to take part
-_Maps = Callable[[Tensor], Mapping[str, Tensor]]
+_Maps = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
 def score_behind_crf(
@@ -40,7 +40,8 @@ def score_behind_crf(
     A decoder with several views is also scored with one.
 
     Args:
-        class_maps: images ``(1, 3, H, W)`` -> raw maps ``(1, K, h, w)`` by name.
+        class_maps: images ``(1, 3, H, W)``, labels ``(1, K)`` -> raw maps ``(1, K, h, w)`` by
+            name.
         logits: images -> ``(1, K+1, h, w)``, or None.
         val: scored, with masks.
         maps_protocols: of the maps before refinement by name, with their thresholds.
@@ -79,7 +80,8 @@ def score_refined_maps(
     at the size of the image, and the strongest of its channels is the prediction.
 
     Args:
-        class_maps: images ``(1, 3, H, W)`` -> raw maps ``(1, K, h, w)`` by name.
+        class_maps: images ``(1, 3, H, W)``, labels ``(1, K)`` -> raw maps ``(1, K, h, w)`` by
+            name.
         refiner: takes scores of background and classes, as a dense CRF.
         val: scored, with masks.
         protocols: of the maps before refinement, by name, with their thresholds.
@@ -91,7 +93,7 @@ def score_refined_maps(
 
     def predict(name: str, level: float, sample: Mapping[str, Any]) -> Tensor:
         images, labels = (sample[k][None].to(device) for k in ("image", "labels"))
-        cam = normalize_cam(class_maps(images)[name])
+        cam = normalize_cam(class_maps(images, labels)[name])
         refined = refiner(images, add_background(cam, value=level), labels=labels)
         return first_argmax(refined, 1)[0]
 

@@ -42,7 +42,7 @@ __all__ = ["evaluate_system"]
 def evaluate_system(
     output: Path,
     *,
-    class_maps: Callable[[Tensor], Mapping[str, Tensor]] | None,
+    class_maps: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None,
     pseudo_label: Callable[[Tensor, Tensor, Tensor], Tensor] | None,
     logits: Callable[[Tensor], Tensor] | None,
     class_scores: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
@@ -78,8 +78,8 @@ def evaluate_system(
 
     Args:
         output: folder.
-        class_maps: images ``(1, 3, H, W)`` -> raw maps ``(1, K, h, w)`` by name; the first is
-            drawn; None where there are none, as in a second stage.
+        class_maps: images ``(1, 3, H, W)``, labels ``(1, K)`` -> raw maps ``(1, K, h, w)`` by
+            name; the first is drawn; None where there are none, as in a second stage.
         pseudo_label: images, labels ``(1, K)``, box ``(1, 4)`` -> ids ``(1, H, W)``; None where
             pseudo-labels need more than that: see ``masks``.
         logits: images -> ``(1, K+1, h, w)``, as a :class:`~wsss_blocks.segmenters.Segmenter`;
@@ -114,11 +114,11 @@ def evaluate_system(
             return images
         return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
-    def raw_maps(images: Tensor) -> Mapping[str, Tensor]:
-        return {} if class_maps is None else class_maps(fit(images))
+    def raw_maps(images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+        return {} if class_maps is None else class_maps(fit(images), labels)
 
     def refined_maps(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        found = dict(raw_maps(images))
+        found = dict(raw_maps(images, labels))
         for name, cam in list(found.items()) if refine == "par" else ():
             maps = add_background(normalize_cam(cam), value=0.0)
             found[f"{name}_par"] = refiner(fit(images), maps, labels=labels)[:, 1:]
@@ -134,7 +134,8 @@ def evaluate_system(
         return first_argmax(_upsampled(logits(images), _size(images)), 1)[0]
 
     def first_maps(sample: Mapping[str, Any]) -> Tensor:
-        return next(iter(raw_maps(sample["image"][None].to(device)).values()))[0]
+        images, labels = (sample[key][None].to(device) for key in ("image", "labels"))
+        return next(iter(raw_maps(images, labels).values()))[0]
 
     def draw() -> None:
         _draw(
@@ -183,8 +184,9 @@ def evaluate_system(
         results |= {name: scores.miou for name, (scores, _) in behind.items()}
         protocols |= {name: found for name, (_, found) in behind.items()}
     if rank() == 0:
-        record = dict(extra or {}) | {
+        record = {"supervision": "image labels", **(extra or {})} | {
             "evaluation_seconds": round(time.perf_counter() - started, 1),
+            "cpu_seconds": round(time.process_time(), 1),  # of the whole process
             "peak_memory_mib": _peak_memory(),
         }
         write_metrics(

@@ -1,5 +1,6 @@
-"""Lists of ids, and errors that name the file."""
+"""Lists of ids, folders behind links, and errors that name the file."""
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import cast
 
 from wsss_blocks._optional import require
 
-__all__ = ["named", "read_ids", "read_text"]
+__all__ = ["leads_back", "named", "read_ids", "read_text", "walk"]
 
 # What PIL raises on broken files, besides its own DecompressionBombError.
 BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError)
@@ -35,6 +36,26 @@ def read_ids(path: Path) -> list[str]:
     if not ids:
         raise ValueError(f"{path} lists no ids.")
     return ids
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk as ``os.walk`` does, also through links to folders, but never in a circle.
+
+    Who takes names out of the list of folders is not led into them.
+    """
+    for here, folders, files in os.walk(root, followlinks=True):
+        folder = Path(here)
+        folders[:] = [name for name in folders if not leads_back(folder / name, root)]
+        yield folder, folders, files
+
+
+def leads_back(path: Path, root: Path) -> bool:
+    """Tell whether a link below ``root`` leads to a folder that holds one on the way to it."""
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    way = (root / folder for folder in path.relative_to(root).parents)
+    return any(folder.resolve().is_relative_to(target) for folder in way)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsss_blocks._optional import require
 from wsss_blocks._parallel import ordered_map
-from wsss_blocks.data._files import named, read_text
+from wsss_blocks.data._files import leads_back, named, read_text
 from wsss_blocks.data._label_tables import Rows
 from wsss_blocks.data._plain_pickle import load_arrays, skip_npy_header
 from wsss_blocks.data.classes import CLASS_TABLES, class_table
@@ -83,7 +83,11 @@ def read_folders(root: Path, exclude: Collection[str]) -> tuple[list[str], Rows]
     """Read a folder per class; images directly in ``root`` have none."""
     if not root.is_dir():
         raise FileNotFoundError(f"root must be a folder, got {root}.")
-    folders = {p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    folders = {
+        path.name
+        for path in root.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and not leads_back(path, root)
+    }
     names = sorted(folders - set(exclude))
     if not names:
         raise ValueError(f"{root} must have a folder for each class.")

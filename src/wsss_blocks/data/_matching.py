@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from wsss_blocks.data._files import walk
 from wsss_blocks.data.images import IMAGE_SUFFIXES, is_image
 from wsss_blocks.data.weak_labels import WeakLabels
 
@@ -36,10 +37,10 @@ class Chosen(NamedTuple):
 def find_images(root: Path, *, exclude: Collection[str] = ()) -> list[str]:
     """List the images below ``root`` as relative paths, without its sub-folders ``exclude``."""
     found: list[str] = []
-    for folder, folders, names in os.walk(root):
-        left_out = exclude if Path(folder) == root else ()
+    for folder, folders, names in walk(root):
+        left_out = exclude if folder == root else ()
         folders[:] = [name for name in folders if not name.startswith(".") and name not in left_out]
-        below = Path(folder).relative_to(root)
+        below = folder.relative_to(root)
         found += [(below / name).as_posix() for name in names if is_image(name)]
     return sorted(found, key=lambda file: (image_id(file), file))
 

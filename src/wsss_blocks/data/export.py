@@ -26,6 +26,7 @@ from wsss_blocks.data._export.place import new_file, new_folder
 from wsss_blocks.data._export.polygons import LabelmeWriter, YoloWriter
 from wsss_blocks.data._export.regions import Instances
 from wsss_blocks.data._export.source import IGNORED, Images, Named, checked_mask, list_masks, pairs
+from wsss_blocks.data._export.spool import Spool
 from wsss_blocks.data._label_tables import check_class_names
 
 __all__ = ["ExportedMasks", "export_masks"]
@@ -91,7 +92,7 @@ def export_masks(
     ================== ===========================================================================
 
     The output appears whole or not at all, and nothing is ever replaced. The same masks give the
-    same bytes.
+    same bytes. Memory does not grow with the number of masks, but by their ids.
 
     Polygons run along the sides of pixels and enclose exactly the pixels of their part; a cut
     without width leads into each hole. pycocotools paints exactly the mask from those of COCO.
@@ -169,32 +170,33 @@ def export_masks(
     else:
         raise TypeError(f"masks must be a folder or ids with masks, got {type(masks).__name__}.")
     total = len(found_masks) if isinstance(found_masks, Sized) else None
-    results: dict[str, Any] = {}
-    values: dict[str, list[int]] = {}
+    counts, ignored = dict.fromkeys(range(len(classes) + 1), 0), []
     make, opened = _writer(to, place)
-    with opened as temporary:
+    with opened as temporary, Spool(temporary.parent) as results:
         writer = make(temporary, options)
 
-        def convert(one: Named) -> tuple[str, Any, list[int]]:
+        def convert(one: Named) -> tuple[str, bytes, list[int]]:
             mask = checked_mask(one, names=classes, ignore_index=ignore_index, images=photographs)
             return mask.name, writer.convert(mask), np.unique(mask.ids).tolist()
 
         for name, result, found in progress(
             ordered_map(convert, pairs(found_masks), workers=workers), total=total
         ):
-            results[name], values[name] = result, found
+            results.put(name, result)
+            for value in found:
+                if value == IGNORED:
+                    ignored.append(name)
+                else:
+                    counts[value] += 1
         if not results:
             raise ValueError("masks must hold at least one mask, got none.")
         unknown = sorted(options.val_ids - results.keys())
         if unknown:
             raise ValueError(f"val_ids must be ids of masks, got {', '.join(unknown[:3])}.")
-        ids = sorted(results)
-        writer.finish({name: results[name] for name in ids})
-    return ExportedMasks(
-        ids,
-        {name: sum(k in found for found in values.values()) for k, name in enumerate(classes, 1)},
-        [name for name in ids if IGNORED in values[name]],
-    )
+        ids = list(results)
+        writer.finish(results)
+    shown = {name: counts[k] for k, name in enumerate(classes, 1)}
+    return ExportedMasks(ids, shown, sorted(ignored))
 
 
 def _writer(to: str, place: Path) -> tuple[MakeWriter, AbstractContextManager[Path]]:

@@ -21,7 +21,7 @@ class FolderDataset(Dataset[Sample]):
     An id is the path of an image below ``images_dir`` without its suffix (``cat/001``). Labels come
     from one of :class:`~wsss_blocks.data.WeakLabels`' constructors: a folder per class, a CSV or
     JSON file, or the field's ``.npy``. The ids there and in ``ids`` may carry the suffix of the
-    image (``cat/001.JPG``); those of the data set do not.
+    image (``cat/001.JPG``); those of the data set do not. Links to folders are followed.
 
     With ``strict=False``, ids without an image or without labels, and images that no label row
     names, are left out and listed in ``skipped``: id -> reason.

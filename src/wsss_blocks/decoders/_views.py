@@ -1,12 +1,15 @@
 """Run a dense model on scaled and mirrored copies of images; shared by CAMs and logits."""
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import reduce
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsss_blocks._symbols import are_symbols
 from wsss_blocks._validate import (
     check_choice,
     check_finite,
@@ -52,7 +55,7 @@ def run_scales(
         check_positive("scales", scale)
         x = images
         if scale != 1:
-            sides = [max(1, int(side * scale + 0.5)) for side in images.shape[-2:]]
+            sides = [_scaled(side, scale) for side in images.shape[-2:]]
             x = F.interpolate(images, size=sides, mode="bilinear", align_corners=False)
         out = fn(torch.cat([x, x.flip(-1)]) if flip else x)
         views = images.shape[0] * (2 if flip else 1)
@@ -67,6 +70,15 @@ def run_scales(
             check_finite(f"the maps of {name}", maps)
         outputs.append(out)
     return outputs
+
+
+def _scaled(side: int, scale: float) -> int:
+    if not are_symbols(side):
+        return max(1, int(side * scale + 0.5))
+    # In whole numbers: torch.export would keep one value of a rounded product.
+    top, bottom = Fraction(scale).limit_denominator(1000).as_integer_ratio()
+    rounded = (2 * top * side + bottom) // (2 * bottom)
+    return rounded if 2 * scale >= 1 else cast(int, torch.sym_max(1, rounded))
 
 
 def split_mirrored(maps: Tensor, flip: bool) -> list[Tensor]:

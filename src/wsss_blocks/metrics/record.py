@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -113,6 +114,7 @@ def write_metrics(
             "command": shlex.join(sys.argv) if command is None else command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "wsss_blocks": __version__,
+            "commit": _commit(),
             "hardware": hardware(),
             **(extra or {}),
         },
@@ -214,6 +216,19 @@ def _flat(results: Mapping[str, object], prefix: str = "") -> dict[str, float]:
         else:
             flat[prefix + name] = math.nan if value is None else float(str(value)) / 100
     return flat
+
+
+def _commit() -> str | None:
+    """Name the commit of the clone that this library is imported from, None without one."""
+    clone = Path(__file__).resolve().parents[3]
+    if not (clone / ".git").exists():
+        return None
+    command = ["git", "-C", str(clone), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def _cpu_name() -> str:

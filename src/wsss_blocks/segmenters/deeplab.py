@@ -187,7 +187,7 @@ class DeepLabV3PlusNetwork(nn.Module):
             check_like_weight(name, value, self.classifier.weight)
             check_finite(name, value)
         pooling = self.decoder.aspp[0].convs[-1]
-        if batch == 1 and any(isinstance(m, nn.BatchNorm2d) and m.training for m in pooling):
+        if any(isinstance(m, nn.BatchNorm2d) and m.training for m in pooling) and batch == 1:
             raise ValueError(
                 "images must be at least two in training mode, where the ASPP normalises the "
                 "pooled images over the batch, got 1; network.decoder.eval() stops that."

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from wsss_blocks.cli.commands.compare import compare
+from wsss_blocks.cli.commands.deploy import deploy
 from wsss_blocks.cli.commands.doctor import doctor
 from wsss_blocks.cli.commands.evaluate import evaluate
 from wsss_blocks.cli.commands.export import export
@@ -15,6 +16,7 @@ __all__ = ["COMMANDS"]
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare,
+    "deploy": deploy,
     "doctor": doctor,
     "evaluate": evaluate,
     "export": export,

@@ -37,10 +37,11 @@ def sweep(
     sweep.json (the curve, the best threshold of each class, the protocol) and sweep.png (the curve)
     into --output.
 
-    MAPS holds a file for each image: ID.npz as write_class_maps writes it, or ID.npy with one of
-    the field's dictionaries of numpy arrays, {"keys", "cam", "high_res"} (IRN) or {class: map}
-    (PSA, SEAM, MCTformer). Nothing in them is executed. The classes in a file are taken as the
-    image's labels: the scores are those of pseudo-labels, not of a segmentation network.
+    MAPS is a store of class maps (CamStoreWriter), or holds a file for each image: ID.npz as
+    write_class_maps writes it, or ID.npy with one of the field's dictionaries of numpy arrays,
+    {"keys", "cam", "high_res"} (IRN) or {class: map} (PSA, SEAM, MCTformer). Nothing in them is
+    executed. The classes that maps are stored of are taken as the image's labels: the scores are
+    those of pseudo-labels, not of a segmentation network.
 
         wsss sweep cams --data voc --root VOCdevkit --split train --output runs/cams
 
@@ -49,7 +50,7 @@ def sweep(
     Exit code 0: done; 2: could not be done, as where maps or masks are missing.
 
     Args:
-        maps: folder of class maps.
+        maps: a store of class maps, or a folder of files.
         data: the data set that knows the masks; else give --masks and --names.
         root: where the data set lies.
         split: the images, as the data set calls them; for --masks only a word in the protocol.
@@ -67,20 +68,21 @@ def sweep(
         workers: threads; by default one per core.
     """
     from wsss_blocks.cli.commands._sweep_report import choose, report, write
-    from wsss_blocks.cli.commands._swept_maps import find_maps, sweep_files
+    from wsss_blocks.cli.commands._swept_maps import find_maps, is_store, sweep_maps
     from wsss_blocks.data import WeakLabels
     from wsss_blocks.metrics import EvaluationProtocol
 
     truth = ground_truth(data=data, root=root, split=split, masks=masks, ids=ids, names=names)
     if not truth.background:
         raise ValueError(f"{truth.dataset} has no background: there is no threshold to choose.")
-    found = find_maps(maps, truth.ids)
-    kept = [i for i, path in enumerate(found) if path is not None]
-    missing = [name for name, path in zip(truth.ids, found, strict=True) if path is None]
+    found = find_maps(maps, truth.ids, truth.names)
+    kept = [i for i, one in enumerate(found) if one is not None]
+    missing = [name for name, one in zip(truth.ids, found, strict=True) if one is None]
     if missing and (not allow_missing or not kept):
+        wanted = "class maps" if is_store(maps) else "class maps (ID.npz or ID.npy)"
         raise FileNotFoundError(
-            f"{len(missing)} of {len(found)} images have no class maps (ID.npz or ID.npy) in "
-            f"{maps}, among them {', '.join(missing[:3])}"
+            f"{len(missing)} of {len(found)} images have no {wanted} in {maps}, among them "
+            f"{', '.join(missing[:3])}"
             + ("." if not kept else "; --allow-missing scores the others.")
         )
     truth = truth.only(kept)
@@ -93,9 +95,9 @@ def sweep(
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
 
-    swept = sweep_files(
+    swept = sweep_maps(
         truth,
-        [path for path in found if path is not None],
+        [one for one in found if one is not None],
         labels=weak,
         normalize="minmax" if normalize == "minmax" else None,
         workers=workers or os.cpu_count() or 1,

@@ -24,13 +24,14 @@ class NpzFolderWriter:
     def __init__(self, place: Path, options: Options) -> None:
         self.place, self.names = place, np.array(["background", *options.names])
 
-    def convert(self, mask: Mask) -> None:
+    def convert(self, mask: Mask) -> bytes:
         """Write the file of an image."""
         target = self.place / f"{mask.name}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
         _write(target, {"mask": _content(mask.ids), "names": _content(self.names)})
+        return b""
 
-    def finish(self, results: Mapping[str, None]) -> None:
+    def finish(self, results: Mapping[str, bytes]) -> None:
         """Nothing is shared."""
 
 

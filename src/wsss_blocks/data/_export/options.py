@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 from wsss_blocks._validate import check_choice, check_int, check_number
 from wsss_blocks.data._export.regions import Instances
@@ -55,10 +55,10 @@ class Options:
 class Writer(Protocol):
     """Writes one format into a temporary place."""
 
-    def convert(self, mask: Mask) -> Any:
-        """Do in a thread what one mask needs; masks come in any order."""
+    def convert(self, mask: Mask) -> bytes:
+        """Do in a thread what one mask needs, return what is left; masks come in any order."""
 
-    def finish(self, results: Mapping[str, Any]) -> None:
+    def finish(self, results: Mapping[str, bytes]) -> None:
         """Write what all share; ``results`` are those of ``convert``, by id, sorted."""
 
 

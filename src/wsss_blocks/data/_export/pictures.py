@@ -22,11 +22,12 @@ class VocPngWriter:
     def __init__(self, place: Path, options: Options) -> None:
         self.place = place
 
-    def convert(self, mask: Mask) -> None:
+    def convert(self, mask: Mask) -> bytes:
         """Write a mask."""
         write_mask(self.place / f"{mask.name}.png", mask.ids)
+        return b""
 
-    def finish(self, results: Mapping[str, None]) -> None:
+    def finish(self, results: Mapping[str, bytes]) -> None:
         """Nothing is shared."""
 
 
@@ -78,18 +79,18 @@ class MMSegWriter:
     def __init__(self, place: Path, options: Options) -> None:
         self.place, self.options = place, options
 
-    def convert(self, mask: Mask) -> str:
+    def convert(self, mask: Mask) -> bytes:
         """Write a mask, copy its image and return the suffix of that."""
         split = self.options.split(mask.name)
         write_mask(self.place / "ann_dir" / split / f"{mask.name}.png", mask.ids)
         copy_image(mask, self.place / "img_dir" / split)
-        return Path(mask.file).suffix
+        return Path(mask.file).suffix.encode()
 
-    def finish(self, results: Mapping[str, str]) -> None:
+    def finish(self, results: Mapping[str, bytes]) -> None:
         """Write classes and colours in the order of the ids, background first."""
         first: dict[str, str] = {}
         for name, suffix in results.items():
-            first.setdefault(suffix, name)
+            first.setdefault(suffix.decode(), name)
         if len(first) > 1:
             found = ", ".join(f"{name}{suffix}" for suffix, name in first.items())
             raise ValueError(f"images must all have one suffix for mmseg, got {found}.")

@@ -30,7 +30,7 @@ class LabelmeWriter:
     def __init__(self, place: Path, options: Options) -> None:
         self.place, self.options = place, options
 
-    def convert(self, mask: Mask) -> None:
+    def convert(self, mask: Mask) -> bytes:
         """Write the file of an image."""
         parts, regions = find_regions(mask.ids, instances=self.options.instances)
         outlines = part_polygons(parts, inset=INSET)
@@ -60,8 +60,9 @@ class LabelmeWriter:
         }
         text = json.dumps(content, ensure_ascii=False)
         target.write_text(text + "\n", encoding="utf-8")
+        return b""
 
-    def finish(self, results: Mapping[str, None]) -> None:
+    def finish(self, results: Mapping[str, bytes]) -> None:
         """Nothing is shared."""
 
     def _image_path(self, mask: Mask) -> str:
@@ -78,7 +79,7 @@ class YoloWriter:
     def __init__(self, place: Path, options: Options) -> None:
         self.place, self.options = place, options
 
-    def convert(self, mask: Mask) -> None:
+    def convert(self, mask: Mask) -> bytes:
         """Write the file of an image, empty where it shows no class."""
         parts, regions = find_regions(mask.ids, instances="classes")
         outlines = part_polygons(parts, inset=INSET)
@@ -93,8 +94,9 @@ class YoloWriter:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("".join(lines))
         copy_image(mask, self.place / "images" / split)
+        return b""
 
-    def finish(self, results: Mapping[str, None]) -> None:
+    def finish(self, results: Mapping[str, bytes]) -> None:
         """Write names and folders; a split that is missing is the other one."""
         splits = {self.options.split(name) for name in results}
         train = "train" if "train" in splits else "val"
