@@ -152,6 +152,7 @@ def test_the_commit_of_a_clone_is_recorded_and_an_installed_library_has_none(tmp
     subprocess.run([*git, "commit", "-qm", "one"], check=True)
     done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
     found = record._commit()
-    assert found and done.stdout.startswith(found)
+    assert found
+    assert done.stdout.startswith(found)
     path.write_text("2")
     assert record._commit() == f"{found}-dirty"
