@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import tiny_open_clip
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from step_gradients import gradients_of_one_step
 from two_ranks import run_two_ranks
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -71,20 +71,7 @@ def config(name: str, files: Path, output: Path, **changes):
 
 
 def gradients_of(name: str, cfg) -> list[torch.Tensor]:
-    """Train one step and return its gradients, those of each parameter that has one."""
-    found = []
-
-    def look(optimizer, args, kwargs):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        found.append([p.grad.clone() for p in parameters if p.grad is not None])
-
-    handle = register_optimizer_step_pre_hook(look)
-    try:
-        SCRIPTS[name].main(cfg)
-    finally:
-        handle.remove()
-    (gradients,) = found
-    return gradients
+    return gradients_of_one_step(lambda: SCRIPTS[name].main(cfg))
 
 
 def masks_of(files: Path, output: Path) -> dict[str, dict[str, float]]:

@@ -15,6 +15,7 @@ from hugging_face_files import bert, word_pieces, write
 from PIL import Image
 from safetensors.torch import load_file
 from shard_writing import write_shards
+from step_gradients import gradients_of_one_step
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from two_ranks import run_two_ranks
 
@@ -92,20 +93,7 @@ def losses_of(cfg: Config) -> list[float]:
 
 
 def gradients_of(cfg: Config) -> list[torch.Tensor]:
-    """Train one step and return its gradients, those of each parameter that has one."""
-    found = []
-
-    def look(optimizer, args, kwargs):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        found.append([p.grad.clone() for p in parameters if p.grad is not None])
-
-    handle = register_optimizer_step_pre_hook(look)
-    try:
-        main(dataclasses.replace(cfg, steps=1))
-    finally:
-        handle.remove()
-    (gradients,) = found
-    return gradients
+    return gradients_of_one_step(lambda: main(dataclasses.replace(cfg, steps=1)))
 
 
 def logged(output: Path) -> dict[str, list[float]]:
