@@ -7,8 +7,16 @@ import torch
 from PIL import Image
 from pycocotools import coco
 
+from wsss_blocks.cam import cam_to_label
 from wsss_blocks.cli.main import main
-from wsss_blocks.data import DIGIT_NAMES, read_mask, write_mask, write_voc_layout
+from wsss_blocks.data import (
+    DIGIT_NAMES,
+    CamStore,
+    CamStoreWriter,
+    read_mask,
+    write_mask,
+    write_voc_layout,
+)
 from wsss_blocks.metrics import EvaluationProtocol
 from wsss_blocks.segmenters import SegmentationNetwork, Segmenter
 
@@ -129,3 +137,45 @@ def test_help(capsys):
     ):
         assert text in shown
     assert json.dumps("") not in shown
+
+
+@pytest.mark.parametrize("threshold", [(0.4,), (0.3, 0.6)])
+def test_stored_class_maps_are_cut_at_the_size_of_their_images(capsys, tmp_path, threshold):
+    generator, sizes = torch.Generator().manual_seed(0), {"a": (20, 30), "b/c": (17, 9)}
+    labels = torch.tensor([1.0, 0.0, 1.0])
+    with CamStoreWriter(tmp_path / "cams", list(sizes), ["cat", "dog", "cow"]) as writer:
+        for name, size in sizes.items():
+            writer.write(name, torch.rand(3, 4, 5, generator=generator), labels, image_size=size)
+    told = ("--to", "voc-png", "--output", tmp_path / "masks", "--threshold", *threshold)
+    capsys.readouterr()
+    code, out, err = run(capsys, tmp_path / "cams", *told)
+    assert (code, err) == (0, "")
+    assert "2 masks in" in out
+    store = CamStore(tmp_path / "cams")
+    for name, size in sizes.items():
+        cut = threshold if len(threshold) == 2 else threshold[0]
+        expected = cam_to_label(store.dense(name)[None], labels[None], size=size, threshold=cut)
+        found = read_mask(tmp_path / "masks" / f"{name}.png")
+        assert torch.equal(found.long(), expected[0])
+        assert 2 not in found.unique(), "the image shows no dog"
+        assert len(found.unique()) > 2
+
+
+def test_a_store_needs_a_threshold_and_masks_have_none(capsys, tmp_path, voc, names):
+    with CamStoreWriter(tmp_path / "cams", ["a", "b"], ["cat"]) as writer:
+        writer.write("a", torch.rand(1, 4, 5), torch.ones(1), image_size=(8, 8))
+    told, cut = ("--to", "voc-png", "--output", tmp_path / "x"), ("--threshold", 0.4)
+    for words, message in (
+        ((tmp_path / "cams", *told), "needs --threshold, one value or two"),
+        ((tmp_path / "cams", *told, *cut), "lacks the maps of 1 images, among them b"),
+        ((voc / "SegmentationClass", *told, *cut, "--names", names), "--threshold is for a store"),
+    ):
+        code, _, err = run(capsys, *words)
+        assert code == 2
+        assert message in err
+    with CamStoreWriter(tmp_path / "cams", ["a", "b"], ["cat"]) as writer:
+        writer.write("b", torch.rand(1, 4, 5), torch.ones(1), image_size=(8, 8))
+    code, _, err = run(capsys, tmp_path / "cams", *told, *cut, "--names", "cow,")
+    assert code == 2
+    assert "cams knows 1 classes (cat, ...), leave out --names" in err
+    assert not (tmp_path / "x").exists()
