@@ -103,6 +103,8 @@ class Config(cli.RunConfig):
     walk_start: int = 1000  # step from which on affinities are learnt
     walk_labels: tuple[float, float] = (0.05, 0.3)  # backgrounds below and above which one is sure
     masks: bool = True  # write those of all training images to OUTPUT/pseudo_labels
+    # keep these class maps of all training images in OUTPUT/cams
+    cams: Literal["none", "seed", "cam", "attention", "fused", "spread", "stem"] = "none"
 
 
 VOC = Config(
@@ -202,7 +204,7 @@ class CTISystem(nn.Module):
             found["stem"] = self.stem_head(patches).cam.relu()
         return found
 
-    def class_maps(self, images: Tensor) -> dict[str, Tensor]:
+    def class_maps(self, images: Tensor, _: Tensor | None = None) -> dict[str, Tensor]:
         """The same of images and, with ``flip``, their mirror images."""
 
         def maps(x: Tensor) -> tuple[Tensor, ...]:
@@ -423,7 +425,7 @@ def evaluate(cfg: Config, model: CTISystem, device, val, masked, **extra) -> dic
     if model.has_background:
         cli.draw_maps(figures / "background.png", background, val, **seen)
     return cli.evaluate_system(
-        cfg.output, class_maps=lambda images, _: model.class_maps(images), logits=None,
+        cfg.output, class_maps=model.class_maps, logits=None,
         pseudo_label=model.pseudo_label, class_scores=class_scores, val=val, train=masked,
         protocol=protocol, size=cfg.eval_size, refiner=refine.NoRefiner(), refine=cfg.refine,
         device=device, seed=cfg.seed, extra=extra,
@@ -443,8 +445,11 @@ def main(cfg: Config) -> dict[str, float]:
     if accelerator.is_main_process:
         save_weights(cfg.output / "model.safetensors", model)
         cli.save_config(cfg.output / "config.json", cfg, names=dataset.names)
+    seen = {"size": cfg.eval_size, "device": device}
+    if cfg.cams != "none":
+        kept = {"name": cfg.cams, "model": model, **seen}
+        cli.write_train_cams(model.class_maps, dataset, cfg.output / "cams", **kept)
     if cfg.masks:
-        seen = {"size": cfg.eval_size, "device": device}
         mask = partial(cli.whole_mask, model.eval().pseudo_label, **seen)
         cli.write_train_masks(mask, dataset, cfg.output / "pseudo_labels")
     spent = {"train_seconds": wall, "train_cpu_seconds": cpu}

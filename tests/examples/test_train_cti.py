@@ -61,7 +61,7 @@ class Recorded(list):
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_each_preset_trains_evaluates_and_draws(preset, tmp_path, voc, coco, folder, capsys):
     root = {"voc": voc, "coco": coco, "folder": folder}.get(PRESETS[preset].data)
-    cfg = config(preset, tmp_path, root=root, masks=True)
+    cfg = config(preset, tmp_path, root=root, masks=True, cams="seed")
     results = main(cfg)
     told = capsys.readouterr().out
     if preset in SOURCES:
@@ -77,6 +77,7 @@ def test_each_preset_trains_evaluates_and_draws(preset, tmp_path, voc, coco, fol
     ):  # fmt: skip
         assert (tmp_path / name).is_file(), name
     masks = list((tmp_path / "pseudo_labels").iterdir())
+    assert len(data.CamStore(tmp_path / "cams")) == len(masks)
     assert len(masks) == (8 if root is None else 6 if preset[0] in "vc" else 4)
     shutil.rmtree(tmp_path)
 
