@@ -434,6 +434,8 @@ def evaluate(cfg: Config, model: CTISystem, device, val, masked, **extra) -> dic
 
 def main(cfg: Config) -> dict[str, float]:
     """Train, write the masks, evaluate and return the results."""
+    if cfg.predict:
+        raise SystemExit("no network for photographs without labels: examples/train_segmenter.py.")
     accelerator = cli.start_run(cfg)
     device = accelerator.device
     if found := SOURCES.get(cfg.preset):

@@ -274,11 +274,9 @@ def evaluate(cfg: Config, model: DALNet, device, val, masked, **extra) -> dict[s
 def main(cfg: Config) -> dict[str, float]:
     """Train, evaluate and return the results; or segment ``cfg.predict``."""
     accelerator = cli.start_run(cfg)
-    device, folder = accelerator.device, cfg.output / "predictions"
+    device = accelerator.device
     if cfg.predict:
-        trained = segmenters.Segmenter.load(cfg.output / "segmenter.safetensors", device=device)
-        cli.segment_files(trained, cfg.predict, output=folder, strict=cfg.strict)
-        return {}
+        return cli.segment_predicted(cfg, device=device)
     if found := SOURCES.get(cfg.preset):
         accelerator.print(cli.describe_recipe(cfg, PRESETS[cfg.preset], sources=found))
     dataset, *scored = cli.open_splits(cfg)

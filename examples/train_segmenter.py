@@ -238,11 +238,9 @@ def main(cfg: Config) -> dict[str, float]:
     if cfg.compare_with:
         metrics.read_metrics(cfg.compare_with)  # a wrong path shows now
     accelerator = cli.start_run(cfg)
-    device, folder = accelerator.device, cfg.output / "predictions"
+    device = accelerator.device
     if cfg.predict:
-        trained = segmenters.Segmenter.load(cfg.output / "segmenter.safetensors", device=device)
-        cli.segment_files(trained, cfg.predict, output=folder, strict=cfg.strict)
-        return {}
+        return cli.segment_predicted(cfg, device=device)
     if found := SOURCES.get(cfg.preset):
         accelerator.print(cli.describe_recipe(cfg, PRESETS[cfg.preset], sources=found))
     accelerator.print(f"learning from {cfg.masks or FULL}")

@@ -8,13 +8,14 @@ object, for their class tokens (CTC). Refined maps teach the decoder; an energy 
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from wsss_blocks import cam, cli, data, heads, losses, memory, refine, segmenters, training
+from wsss_blocks import cam, cli, data, heads, losses, memory, pooling, refine, segmenters, training
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Config(cli.RunConfig):
     output: Path = Path("runs/toco")
     head_lr: float = 1.0  # multiplier of the learning rate for all that is not the encoder
     layer: int = -3  # block of the earlier classifier
+    top_k: float = 0.1  # share of the patches that is pooled; 0 pools the maximum, as in the paper
     decoder: tuple[int, int] = (64, 2)  # hidden channels, dilation
     ptc_weight: float = 0.2
     ctc_weight: float = 0.5
@@ -35,20 +37,22 @@ class Config(cli.RunConfig):
     crops: tuple[int, int] = (4, 32)  # of CTC: how many per image, and their side
     layer_until: int = 1500  # up to this step the earlier layer's map makes the pseudo-labels
     cam_scales: tuple[float, ...] = (1.0,)
-    thresholds: tuple[float, float] = (0.25, 0.7)
+    thresholds: tuple[float, float] = (0.25, 0.7)  # of regions and crops
+    refined: tuple[float, float] = (0.1, 0.15)  # of the pseudo-labels, behind the refinement
 
 
 VOC = Config(
-    data="voc", preset="voc", split="train_aug", weights="pretrained", decoder=(512, 5),
+    data="voc", preset="voc", split="train_aug", weights="pretrained", decoder=(512, 5), top_k=0.0,
     encoder="vit_base_patch16_224.augreg_in21k_ft_in1k", contrast_start=0, seg_start=2000,
     crops=(8, 96), layer_until=0, cam_scales=(1.0, 0.5, 1.5), size=448, scale=(0.5, 2.0), flip=True,
     colour="photometric", steps=20_000, batch_size=4, lr=6e-5, head_lr=10.0, warmup=1500, workers=4,
-    eval_scales=(1.0, 1.25, 1.5), eval_fuse=("mean", "max"), threshold=0.5,
+    eval_scales=(1.0, 1.25, 1.5), eval_fuse=("mean", "max"), threshold=0.5, refined=(0.25, 0.7),
 )  # fmt: skip
 PRESETS = {"scenes": Config(encoder="small-vit", steps=1500, warmup=100), "voc": VOC} | {
     "coco": replace(VOC, data="coco", preset="coco", steps=80_000, batch_size=8, temperature=1.0,
                     seg_start=8000, contrast_start=12_000, layer_until=12_000, eval_size=448,
-                    thresholds=(0.25, 0.65), eval_fuse=("max", "max"), threshold=0.45),
+                    thresholds=(0.25, 0.65), refined=(0.25, 0.65), eval_fuse=("max", "max"),
+                    threshold=0.45),
 }  # fmt: skip
 CODE = {"": "ToCo, released code, as far as known", "encoder": "inferred: which file of weights"}
 SOURCES = {"voc": CODE | {"contrast_start": "inferred"}, "coco": CODE, "scenes": {"": "ours"}}
@@ -63,7 +67,9 @@ class ToCo(nn.Module):
         sizes |= {"num_classes": classes + 1}
         self.net = segmenters.SegmentationNetwork(cfg.encoder, weights=cfg.weights, **sizes)
         self.layer = list(self.net.encoder.layer_dims)[cfg.layer]
-        self.head, self.aux_head = (heads.ClassHead(self.net.dim, classes) for _ in range(2))
+        pool = partial(pooling.global_top_k_pool, fraction=cfg.top_k) if cfg.top_k else None
+        head = partial(heads.ClassHead, pool=pool, pool_at="cam" if cfg.top_k else "features")
+        self.head, self.aux_head = (head(self.net.dim, classes) for _ in range(2))
         self.project, self.refiner = heads.DINOHead(self.net.dim), refine.PixelAdaptiveRefine()
         self.teacher = memory.EMA(self.project, decay=0.9)
         self.contrast = losses.CropTokenContrastLoss(temperature=cfg.temperature)
@@ -73,16 +79,14 @@ class ToCo(nn.Module):
         return x, features, self.head(x), self.aux_head(features.intermediates[self.layer])
 
     @torch.no_grad()
-    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Class maps of the final and of the earlier layer, over scales and mirror images."""
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:  # of the final and the earlier layer
         cams = lambda view: tuple(found.cam for found in self.classify(view)[2:])  # noqa: E731
         return cam.multi_scale_cam(cams, images, scales=self.cfg.cam_scales)
 
-    def pseudo_label(self, images, labels, box, found=None) -> Tensor:
-        if found is None:  # the map that taught the decoder last
-            found = self.maps(images)[self.cfg.layer_until >= self.cfg.steps]
-        scores = cam.normalize_cam(found) * labels[:, :, None, None]
-        options = {"thresholds": self.cfg.thresholds, "box": box}
+    def pseudo_label(self, images, labels, box, maps=None) -> Tensor:
+        maps = self.maps(images)[self.cfg.layer_until >= self.cfg.steps] if maps is None else maps
+        scores = cam.normalize_cam(maps) * labels[:, :, None, None]
+        options = {"thresholds": self.cfg.refined, "box": box}
         return refine.refine_to_label(scores, images, labels, self.refiner, **options)
 
     def targets(self, batch: dict[str, Tensor], active: frozenset[str], first: int) -> dict:
@@ -92,11 +96,9 @@ class ToCo(nn.Module):
         whole = cam.cam_to_label(earlier, labels, size=size, threshold=cfg.thresholds, box=box)
         grid = [-(-side // self.net.encoder.stride) for side in size]
         regions = nn.functional.interpolate(whole[:, None].float(), grid)[:, 0].long()
-        cut = {"number": cfg.crops[0], "size": cfg.crops[1]}
         drawn = [torch.Generator().manual_seed(cfg.seed + first + i) for i in range(len(images))]
-        each = zip(images.split(1), whole.split(1), box.split(1), drawn, strict=True)
-        cuts = [cam.negative_crops(x, ids, box=b, generator=g, **cut) for x, ids, b, g in each]
-        crops, _, positive = map(torch.cat, zip(*cuts, strict=True))
+        cut = {"number": cfg.crops[0], "size": cfg.crops[1], "generator": drawn}
+        crops, _, positive = cam.negative_crops(images, whole, box=box, **cut)
         pseudo = self.pseudo_label(images, labels, box, final if "final" in active else earlier)
         return {"regions": regions, "crops": crops, "positive": positive, "pseudo": pseudo}
 
@@ -173,9 +175,7 @@ def main(cfg: Config) -> dict[str, float]:
     """Train, evaluate and return the results; or segment ``cfg.predict``."""
     accelerator = cli.start_run(cfg)
     if cfg.predict:
-        trained = segmenters.Segmenter.load(cfg.output / "segmenter.safetensors")
-        cli.segment_files(trained, cfg.predict, output=cfg.output / "predictions")
-        return {}
+        return cli.segment_predicted(cfg, device=accelerator.device)
     accelerator.print(cli.describe_recipe(cfg, PRESETS[cfg.preset], sources=SOURCES[cfg.preset]))
     dataset, *scored = cli.open_splits(cfg)
     model, results = train(cfg, accelerator, dataset), {}

@@ -139,3 +139,19 @@ def test_errors():
         negative_crops(images, mask, size=2, box=torch.tensor([[0, 0, 9, 9]] * 2))
     with pytest.raises(ValueError, match="images must be RGB in"):
         negative_crops(255 * images, mask, size=2)
+
+
+def test_with_a_generator_for_each_image_its_crops_do_not_depend_on_the_batch():
+    images = torch.rand(3, 3, 20, 24, generator=generator(0))
+    mask = random_mask((3, 20, 24), 4, generator(1))
+    options = {"size": 6, "number": 5}
+    whole = negative_crops(images, mask, generator=[generator(i) for i in range(3)], **options)
+    for i in range(3):
+        alone = negative_crops(
+            images[i : i + 1], mask[i : i + 1], generator=generator(i), **options
+        )
+        assert_same(alone.images[0], whole.images[i])
+        assert torch.equal(alone.box[0], whole.box[i])
+        assert torch.equal(alone.positive[0], whole.positive[i])
+    with pytest.raises(ValueError, match="one for each of 3 images, got 2"):
+        negative_crops(images, mask, generator=[generator(0), generator(1)], **options)

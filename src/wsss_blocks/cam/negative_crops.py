@@ -1,5 +1,6 @@
 """Crops of what a pseudo-label does not know to be an object (ToCo, CVPR 2023)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ def negative_crops(
     share: float = 0.2,
     box: Tensor | None = None,
     ignore_index: int = 255,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> LocalCrops:
     r"""Cut crops whose middle is background or undecided, and say which show an object.
 
@@ -68,7 +69,8 @@ def negative_crops(
         box: ``(B, 4)`` integers top, left, bottom, right: the part of each image that is not
             padding, which counts as background.
         ignore_index: label of undecided pixels.
-        generator: source of the random numbers, on any device; the global one if None.
+        generator: source of the random numbers, on any device, or one for each image, so that the
+            crops of an image do not depend on the batch it is in; the global one if None.
 
     Returns:
         The crops, where they lie (top, left, bottom, right in pixels of the image), and which of
@@ -123,11 +125,9 @@ def negative_crops(
         value = value * ((y >= top) & (y < bottom) & (x >= left) & (x < right))
         fits = (y[:rows] >= top) & (y[:rows] + size <= bottom)
         fits = fits & (x[:columns] >= left) & (x[:columns] + size <= right)
-    source = device if generator is None else generator.device
-    # uniform_ and not rand, which takes no generator where sizes are symbols.
-    drawn = torch.empty(batch, rows, columns, device=source).uniform_(generator=generator)
+    drawn = _drawn(batch, (rows, columns), generator, device)
     # Halved, so that rounding never lifts one kind of place into the next.
-    order = drawn.to(device) / 2 + (fits & wanted) + fits
+    order = drawn / 2 + (fits & wanted) + fits
     corner = order.flatten(1).topk(number, dim=1).indices
     first_row, first_column = corner.div(columns, rounding_mode="floor"), corner % columns
     image = torch.arange(batch, device=device)[:, None, None, None]
@@ -137,3 +137,22 @@ def negative_crops(
     positive = value[image, row, column].sum((2, 3)) > share * size * size
     edges = [first_row, first_column, first_row + size, first_column + size]
     return LocalCrops(pixels, torch.stack(edges, 2), positive)
+
+
+def _drawn(
+    batch: int,
+    size: tuple[int, int],
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    device: torch.device,
+) -> Tensor:
+    """Draw numbers in [0, 1) for each place of each image."""
+    if not isinstance(generator, Sequence):
+        source = device if generator is None else generator.device
+        # uniform_ and not rand, which takes no generator where sizes are symbols.
+        return torch.empty(batch, *size, device=source).uniform_(generator=generator).to(device)
+    if len(generator) != batch:
+        raise ValueError(
+            f"generator must be one, or one for each of {batch} images, got {len(generator)}."
+        )
+    each = [torch.empty(size, device=g.device).uniform_(generator=g) for g in generator]
+    return torch.stack([numbers.to(device) for numbers in each])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         run_segmenter,
         start_run,
     )
-    from wsss_blocks.cli.segment import segment_files
+    from wsss_blocks.cli.segment import segment_files, segment_predicted
     from wsss_blocks.cli.similarity import draw_similarity
     from wsss_blocks.cli.train_masks import score_train_masks
     from wsss_blocks.cli.whole import whole_image, whole_mask
@@ -58,6 +58,7 @@ __all__ = [
     "score_retrieval",
     "score_train_masks",
     "segment_files",
+    "segment_predicted",
     "segmenter_of_names",
     "start_run",
     "whole_image",
@@ -82,7 +83,7 @@ _HOMES = {
     "recipe": ("describe_recipe",),
     "report": ("evaluate_system",),
     "run": ("RunConfig", "open_data", "open_splits", "run_protocol", "run_segmenter", "start_run"),
-    "segment": ("segment_files",),
+    "segment": ("segment_files", "segment_predicted"),
     "similarity": ("draw_similarity",),
     "train_masks": ("score_train_masks",),
     "whole": ("whole_image", "whole_mask"),

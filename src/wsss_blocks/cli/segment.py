@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from wsss_blocks._files import replaced
+from wsss_blocks.cli.run import RunConfig
 from wsss_blocks.data.images import is_image
 from wsss_blocks.metrics import EvaluationProtocol
-from wsss_blocks.segmenters import Segmentation
+from wsss_blocks.segmenters import Segmentation, Segmenter
 
-__all__ = ["segment_files"]
+__all__ = ["segment_files", "segment_predicted"]
 
 
 class _SegmentsFiles(Protocol):
@@ -88,6 +91,26 @@ def segment_files(
     if skipped:
         print(f"{len(written)} images segmented; {len(skipped)} skipped:", *skipped, sep="\n  ")
     return written
+
+
+def segment_predicted(cfg: RunConfig, *, device: torch.device | str = "cpu") -> dict[str, float]:
+    """Segment the images of ``--predict`` with the network that a run left in ``OUTPUT``.
+
+    Args:
+        cfg: its ``predict`` are files and folders for :func:`segment_files`; the masks go to
+            ``OUTPUT/predictions``.
+        device: where the network goes.
+
+    Returns:
+        Nothing that was measured: an empty dictionary, in the place of the results of a run.
+
+    Raises:
+        FileNotFoundError: the run left no ``segmenter.safetensors``, or a file is not there.
+        OSError: a file cannot be read as an image, with ``cfg.strict``.
+    """
+    trained = Segmenter.load(cfg.output / "segmenter.safetensors", device=device)
+    segment_files(trained, cfg.predict, output=cfg.output / "predictions", strict=cfg.strict)
+    return {}
 
 
 def _plan(paths: Iterable[Path], output: Path) -> list[tuple[Path, Path, Path]]:
