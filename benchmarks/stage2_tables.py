@@ -3,8 +3,9 @@
     python -m benchmarks.stage2_tables scenes
     python -m benchmarks.stage2_tables voc --shared $WSSS_SHARED_DATA
 
-Each system is trained with its default command, its masks of the training images are exported (of
-networks behind PAR, examples/export_pseudo_labels.py), and one network learns from them and from
+Each system is trained with its default command, its masks of the training images are exported (by
+its network, of CTI by its class maps, behind PAR: examples/export_pseudo_labels.py), and one
+network learns from them and from
 the ground truth (examples/train_segmenter.py). ``voc``: the real subset, the small presets. Each
 training is a process of its own with one thread (--jobs of them at a time); finished ones are kept
 below --work.
@@ -25,6 +26,7 @@ from wsss_blocks.metrics import RecordedMetrics, read_metrics
 
 FULL = "ground truth (fully supervised)"
 SYSTEMS = {"DALNet": "dalnet", "DHR": "dhr", "CTI": "cti", "ToCo": "toco"}
+CUTS = {"scenes": ["0.1", "0.15"], "voc": ["0.2", "0.4"]}  # of class maps behind PAR, as DALNet's
 SMALL = {"DALNet": "dalnet", "CTI": "cti"}  # those that a CPU trains on photographs
 COLUMNS = {"masks": "train_mask_miou", "decided": "train_mask_decided", "network": "seg_miou"}
 COSTS = {"train, CPU s": "train_cpu_seconds"}
@@ -53,19 +55,19 @@ def second_stage(name: str, seed: int, options: Options) -> RecordedMetrics:
     system = SYSTEMS[name]
     source = work / f"{system}-seed{seed}"
     text = ["--text", str(work / "voc_text.safetensors")] if options.table == "voc" else []
-    train(f"train_{system}.py", source, [*base, *(text if name == "DALNet" else [])])
-    masks = source / "pseudo_labels"
-    if name != "CTI":  # which writes its own, behind a random walk
-        masks = exported(source / "segmenter.safetensors", masks, options)
+    more = {"DALNet": text, "CTI": ["--cams", "seed", "--no-masks"]}.get(name, [])
+    train(f"train_{system}.py", source, [*base, *more])
+    made = source / ("cams" if name == "CTI" else "segmenter.safetensors")
+    masks = exported(made, source / "masks", options)
     folder = work / f"from-{system}-seed{seed}"
     return read_metrics(train("train_segmenter.py", folder, [*base, "--masks", str(masks)]))
 
 
-def exported(network: Path, output: Path, options: Options) -> Path:
+def exported(made: Path, output: Path, options: Options) -> Path:
     """Write the masks of all training images; those that are there already stay."""
     command = [sys.executable, str(ROOT / "examples" / "export_pseudo_labels.py")]
-    command += ["--source", str(network), "--refiner", "par", "--output", str(output)]
-    command += ["--device", "cpu"]
+    command += ["--source", str(made), "--refiner", "par", "--output", str(output)]
+    command += ["--device", "cpu", "--thresholds", *CUTS[options.table]]
     if options.table == "voc":
         command += ["--data", "voc", "--root", str(options.shared), "--split", "train"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
