@@ -3,12 +3,11 @@
     python -m benchmarks.stage2_tables scenes
     python -m benchmarks.stage2_tables voc --shared $WSSS_SHARED_DATA
 
-Each system is trained with its default command, its masks of the training images are exported (by
-its network, of CTI by its class maps, behind PAR: examples/export_pseudo_labels.py), and one
-network learns from them and from
-the ground truth (examples/train_segmenter.py). ``voc``: the real subset, the small presets. Each
-training is a process of its own with one thread (--jobs of them at a time); finished ones are kept
-below --work.
+Each system is trained with its default command, masks of the training images are exported (of its
+network, for CTI of its class maps, behind PAR: examples/export_pseudo_labels.py), and one network
+learns from them and from the ground truth (examples/train_segmenter.py). ``voc``: the real subset,
+the small presets. Each training is a process of its own with one thread (--jobs of them at a time);
+finished ones are kept below --work.
 """
 
 import subprocess
