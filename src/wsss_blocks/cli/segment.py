@@ -102,7 +102,7 @@ def segment_predicted(cfg: RunConfig, *, device: torch.device | str = "cpu") -> 
         device: where the network goes.
 
     Returns:
-        Nothing that was measured: an empty dictionary, in the place of the results of a run.
+        An empty dictionary, in the place of the results of a run.
 
     Raises:
         FileNotFoundError: the run left no ``segmenter.safetensors``, or a file is not there.
