@@ -211,7 +211,7 @@ def evaluate(cfg: Config, model: nn.Module, device, val, masked, **extra) -> dic
     return cli.evaluate_system(
         cfg.output, val=val, train=masked, class_maps=None, pseudo_label=None, logits=whole,
         masks={"train_mask": lambda sample: sample["pseudo_mask"]} if weak else {},
-        protocol=whole.protocol, refiner=refine.NoRefiner(), refine=cfg.refine,
+        protocol=whole.protocol, refiner=None, refine=cfg.refine,
         crf=refine.DenseCRF.preset("deeplab"), device=device, seed=cfg.seed,
         extra=extra | {"supervision": cfg.masks or FULL},
     )  # fmt: skip

@@ -46,6 +46,7 @@ README_TABLES = {
     "cti_scenes": "CTI, generated scenes (`--method`, rung by rung)",
     "cti_voc": "CTI, photographs, a subset of PASCAL VOC 2012 (`--preset voc-small`)",
     "simseg_scenes": "SimSeg, generated scenes, masks from class names alone",
+    "stage2_scenes": "The second stage, generated scenes, by the masks of several systems",
 }
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NOTHING = "n/a"

@@ -124,6 +124,16 @@ def test_masks_that_need_a_whole_sample_are_scored_on_training_images(tmp_path):
     assert (tmp_path / "figures" / "segmentation.png").is_file()
 
 
+def test_how_masks_from_elsewhere_were_refined_is_not_stated(tmp_path):
+    options = {"masks": {"mask": lambda sample: sample["mask"]}, "refiner": None, "refine": "none"}
+    run(tmp_path, pseudo_label=None, class_maps=None, figure_images=1, **options)
+    assert read_metrics(tmp_path / "metrics.json").protocol["mask_miou"].refiner == "not stated"
+    with pytest.raises(ValueError, match="refiner must be given for pseudo_label"):
+        run(tmp_path, **options)
+    with pytest.raises(ValueError, match="and for refined maps"):
+        run(tmp_path, **(options | {"pseudo_label": None, "refine": "par"}))
+
+
 def test_pseudo_labels_and_masks_are_scored_together(tmp_path):
     masks = {"mask": lambda sample: sample["mask"]}
     results = run(tmp_path, masks=masks, figure_images=1)

@@ -50,7 +50,7 @@ def evaluate_system(
     train: WeakDataset | None,
     protocol: EvaluationProtocol,
     maps_protocol: EvaluationProtocol | None = None,
-    refiner: Refiner,
+    refiner: Refiner | None,
     refine: Refine = "par",
     crf: DenseCRF | None = None,
     masks: Mapping[str, Callable[[Mapping[str, Any]], Tensor]] = MappingProxyType({}),
@@ -91,6 +91,7 @@ def evaluate_system(
         protocol: of the decoder; its threshold is the one used without ``train``.
         maps_protocol: of class maps and pseudo-labels, if their views differ.
         refiner: that of the pseudo-labels; with ``refine="par"`` class maps are scored behind it.
+            None where ``masks`` come from elsewhere, and the record says that it is not stated.
         refine: ``"none"``, ``"par"`` or ``"crf"``.
         crf: for ``refine="crf"``; None takes DeepLab's constants, as ToCo does.
         masks: name -> sample of a training image -> ids ``(H, W)``.
@@ -103,7 +104,13 @@ def evaluate_system(
 
     Returns:
         The results as fractions.
+
+    Raises:
+        ValueError: there is no refiner where one is needed.
     """
+    refined = class_maps is not None and refine == "par"
+    if refiner is None and (refined or pseudo_label is not None):
+        raise ValueError("refiner must be given for pseudo_label and for refined maps, got None.")
     started = time.perf_counter()
     classes, names = len(val.names) + 1, ("background", *val.names)
     chosen_on = train if train is not None and "mask" in train[0] else None
@@ -121,6 +128,7 @@ def evaluate_system(
         found = dict(raw_maps(images, labels))
         for name, cam in list(found.items()) if refine == "par" else ():
             maps = add_background(normalize_cam(cam), value=0.0)
+            assert refiner is not None
             found[f"{name}_par"] = refiner(fit(images), maps, labels=labels)[:, 1:]
         return found
 
@@ -165,7 +173,8 @@ def evaluate_system(
     if chosen_on is not None:
         if pseudo_label is not None:
             masks = {"pseudo_label": decided, **masks}
-        by_refiner = replace(maps_protocol, refiner=str(refiner))
+        known = "not stated" if refiner is None else str(refiner)
+        by_refiner = replace(maps_protocol, refiner=known)
         found = score_train_masks(masks, chosen_on, protocol=by_refiner)
         results, protocols = results | found[0], protocols | found[1]
     if class_scores is not None:
