@@ -13,13 +13,22 @@ from torch import Tensor, nn
 from wsss_blocks import __version__
 from wsss_blocks._files import replaced
 
-__all__ = ["blamed_on", "read_checkpoint", "write_checkpoint"]
+__all__ = ["blamed_on", "check_encoder_name", "read_checkpoint", "write_checkpoint"]
 
 _KEY = "wsss_blocks.segmenter"  # one key: the order of several in the file is random
 _VERSION = 1
 _READERS = dict.fromkeys(("large-fov", "deeplabv2", "deeplabv3plus"), "Segmenter.load") | {
     "loda": "load_loda"
 }
+
+
+def check_encoder_name(encoder: str) -> None:
+    """Raise ``ValueError`` for a name that a recipe cannot be built from elsewhere."""
+    if ":" in encoder:
+        raise ValueError(
+            "encoder must be a name that timm can build by itself, so that a checkpoint can be "
+            f"loaded anywhere, got {encoder!r}."
+        )
 
 
 def write_checkpoint(path: Path, network: nn.Module, about: Mapping[str, object]) -> None:

@@ -17,6 +17,7 @@ from wsss_blocks._validate import (
     check_sequence,
     check_shape,
 )
+from wsss_blocks.segmenters._checkpoint import check_encoder_name
 
 __all__ = ["DeepLabV3PlusNetwork"]
 
@@ -106,11 +107,7 @@ class DeepLabV3PlusNetwork(nn.Module):
     ) -> None:
         super().__init__()
         smp: Any = require("segmentation_models_pytorch", extra="seg", what="DeepLabV3PlusNetwork")
-        if ":" in encoder:
-            raise ValueError(
-                "encoder must be a name that timm can build by itself, so that a checkpoint can be "
-                f"loaded anywhere, got {encoder!r}."
-            )
+        check_encoder_name(encoder)
         check_int("num_classes", num_classes, least=1)
         check_int("hidden_dim", hidden_dim, least=1)
         check_int("output_stride", output_stride)

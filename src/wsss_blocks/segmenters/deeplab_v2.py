@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from wsss_blocks import backbones
 from wsss_blocks._validate import check_int
 from wsss_blocks.decoders import DeepLabV2Head
+from wsss_blocks.segmenters._checkpoint import check_encoder_name
 
 __all__ = ["DeepLabV2Network"]
 
@@ -80,11 +81,7 @@ class DeepLabV2Network(nn.Module):
         frozen_norms: bool = True,
     ) -> None:
         super().__init__()
-        if ":" in encoder:
-            raise ValueError(
-                "encoder must be a name that timm can build by itself, so that a checkpoint can be "
-                f"loaded anywhere, got {encoder!r}."
-            )
+        check_encoder_name(encoder)
         options: dict[str, Any] = {}
         if output_stride is not None:
             check_int("output_stride", output_stride)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wsss_blocks import backbones
 from wsss_blocks._validate import check_int
 from wsss_blocks.decoders import LargeFOV
+from wsss_blocks.segmenters._checkpoint import check_encoder_name
 
 __all__ = ["SegmentationNetwork"]
 
@@ -79,11 +80,7 @@ class SegmentationNetwork(nn.Module):
         dilation: int = 5,
     ) -> None:
         super().__init__()
-        if ":" in encoder:
-            raise ValueError(
-                "encoder must be a name that timm can build by itself, so that a checkpoint can be "
-                f"loaded anywhere, got {encoder!r}."
-            )
+        check_encoder_name(encoder)
         check_int("neck_dim", neck_dim)
         if neck_dim < 0:
             raise ValueError(f"neck_dim must be 0 (no neck) or positive, got {neck_dim}.")

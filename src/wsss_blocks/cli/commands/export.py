@@ -81,13 +81,13 @@ def export(
         device: where a segmenter runs, as cuda.
         workers: threads.
     """
+    from wsss_blocks.cli.commands._swept_maps import is_store
     from wsss_blocks.cli.commands.labels import count_table
     from wsss_blocks.data import export_masks
-    from wsss_blocks.data._cam_info import info_file
     from wsss_blocks.data._files import read_text
 
     masks: Any = source
-    stored = info_file(source).is_file()
+    stored = is_store(source)
     if threshold and not stored:
         raise ValueError("--threshold is for a store of class maps.")
     if source.is_file():
