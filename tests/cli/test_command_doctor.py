@@ -170,7 +170,7 @@ def test_an_interrupt_ends_soon_with_what_was_found(tmp_path):
     sent = time.monotonic()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert time.monotonic() - sent < 10  # all of it would take 50 seconds
+    assert time.monotonic() - sent < 30  # all of it would take 50 seconds
     assert "Traceback" not in err
     assert "images read, then interrupted: " in out
     content = json.loads(report.read_text())
