@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class Drawn(NamedTuple):
 
 
 class Meter:
-    """Count CPU time where it is asked to, and the most memory since it was made."""
+    """Count CPU time where it is asked to, and the most memory inside of ``with``."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -115,7 +115,14 @@ class Meter:
         self._most = dict(self._before)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -125,9 +132,7 @@ class Meter:
         self.seconds += time.process_time() - start
 
     def mib(self) -> dict[str, float]:
-        """Stop, and return what the process took of its own and what it mapped."""
-        self._end.set()
-        self._thread.join()
+        """Return what the process took of its own and what it mapped."""
         grown = {name: (self._most[name] - self._before[name]) / 1024 for name in self._most}
         return {"mib": round(grown["RssAnon"], 1), "mapped_mib": round(grown["RssFile"], 1)}
 
@@ -230,10 +235,10 @@ STEPS: dict[str, Step] = {
 def measure(step: str, folder: Path, images: int) -> dict[str, Any]:
     """Do a step for two images, so that all code is loaded, and then for all."""
     warm = folder.parent / "warm"
-    with tempfile.TemporaryDirectory() as name:
-        STEPS[step](warm, Path(name), WARM, Meter())
-    meter = Meter()
-    found = STEPS[step](folder, folder, images, meter)
+    with tempfile.TemporaryDirectory() as name, Meter() as meter:
+        STEPS[step](warm, Path(name), WARM, meter)
+    with Meter() as meter:
+        found = STEPS[step](folder, folder, images, meter)
     return {"cpu_ms": 1e3 * meter.seconds / images, **meter.mib(), **found}
 
 

@@ -1,6 +1,7 @@
 """The measurement of an export of COCO's size runs, and its table says what is extrapolated."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ def here(monkeypatch):
 
 def test_six_images(here, tmp_path, capsys):
     path = tmp_path / "out" / "found.json"
+    before = threading.active_count()
     coco_export.main(["--images", "6", "--work", str(tmp_path), "--output", str(path)])
+    assert threading.active_count() == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]  # nothing else is left
     found = json.loads(path.read_text())
     assert (found["images"], found["half"], found["whole"]) == (6, 3, 82_081)
