@@ -61,6 +61,7 @@ class Config(cli.RunConfig):
     refine_stride: int = 2  # image pixels per pixel of the refinement
     label_stride: int = 2  # and per pixel of the pseudo-label, which the decoder's loss has too
     head_lr: float = 1.0  # multiplier of the learning rate for all that is not the encoder
+    clip: float = 2.0  # norm of the gradient; 0: as it is
 
 
 VOC = Config(
@@ -69,13 +70,13 @@ VOC = Config(
     gia_weight=1.0, lea_weight=1.0, seg_weight=0.1, lea_start=1000, seg_start=2000, label_stride=1,
     thresholds=(0.25, 0.7), cam_scales=(1.0, 0.5, 1.5), dilations=(1, 2, 4, 8, 12, 24), size=448,
     scale=(0.5, 2.0), flip=True, colour="photometric", steps=20_000, batch_size=4, lr=6e-5,
-    skip=None, head_lr=10.0, eval_every=2000, eval_scales=(1.0, 1.25, 1.5), warmup=1500, workers=4,
-    eval_fuse=("mean", "max"),
+    skip=None, head_lr=10.0, clip=0.0, eval_every=2000, eval_scales=(1.0, 1.25, 1.5),
+    eval_fuse=("mean", "max"), warmup=1500, workers=4,
 )  # fmt: skip
 SMALL = Config(
     data="voc", preset="voc-small", encoder="mobilenet", neck=512, layer=None, skip=None, lr=1e-3,
-    gia_weight=1.0, lea_weight=1.0, lea_start=100, seg_start=200, steps=500, batch_size=8,
-    refine_stride=4, label_stride=4, thresholds=(0.2, 0.4), dilations=(1, 2, 4, 8), top_k=1.0,
+    gia_weight=1.0, lea_weight=1.0, lea_start=100, seg_start=200, steps=500, clip=0.0, top_k=1.0,
+    batch_size=8, refine_stride=4, label_stride=4, thresholds=(0.2, 0.4), dilations=(1, 2, 4, 8),
     size=384, square=True, scale=(1.0, 1.0), flip=True, cache=True, gia=False, eval_size=384,
 )  # fmt: skip
 PRESETS = {
@@ -173,8 +174,7 @@ class DALNet(nn.Module):
         cfg, labels = self.cfg, batch["labels"]
         texts = (labels, self.bank.classes, self.bank.background)
         x, features = encoded = self.encode(batch["image"], batch.get("features"))
-        if counts is None:
-            batch = batch | self.targets(batch, active, encoded)
+        batch = batch | (self.targets(batch, active, encoded) if counts is None else {})
         share = {t: {"gather_distributed": True, "counts": (counts or {}).get(t)} for t in active}
         margin = losses.multi_label_soft_margin_loss
         terms = {"cls": margin(self.head(x).logits, labels) / cfg.accumulate}
@@ -222,8 +222,7 @@ def train(cfg: Config, accelerator: Accelerator, dataset, *scored) -> DALNet:
     step_model = torch.compile(model) if cfg.compile else model
     step_model, optimizer = accelerator.prepare(step_model, optimizer)
     stateful = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    images = len(scored[0]) if scored else 0
-    described = {"text": bank.source, "num_images": images}
+    described = {"text": bank.source, "num_images": len(scored[0]) if scored else 0}
     network = cli.run_segmenter(cfg, model.net, names, **described) if cfg.seg else None
     checkpoints = cli.Checkpoints(cfg, accelerator, stateful, names=names, segmenter=network)
     cache = {"features": model.net.frozen_maps} if cfg.cache else {}
@@ -241,6 +240,8 @@ def train(cfg: Config, accelerator: Accelerator, dataset, *scored) -> DALNet:
                 with accelerator.autocast():
                     shares.append(step_model(batch, active, counts))
                 accelerator.backward(sum(shares[-1].values()))
+        if cfg.clip:
+            accelerator.clip_grad_norm_(model.parameters(), cfg.clip)
         optimizer.step()
         schedule.step()
         steps.log(shares)

@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,21 @@ def shared_data() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root} (set WSSS_SHARED_DATA)")
     return root
+
+
+@pytest.fixture
+def spend(monkeypatch):
+    """Process time that stands still, but for the milliseconds that this is called with.
+
+    Tests of what measures times are exact so, however busy the machine.
+    """
+    now = [0.0]
+    monkeypatch.setattr(time, "process_time", lambda: now[0])
+
+    def spend(milliseconds: float) -> None:
+        now[0] += milliseconds / 1e3
+
+    return spend
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,7 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import sklearn.datasets  # noqa: F401  the children need it
 import torch
+import torch._dynamo  # likewise: every optimiser imports it
 from torch import nn
 
 from wsss_blocks import backbones, data, heads, losses, memory, training

@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SLOW_EXAMPLES = 4  # of names that draw a figure or write a data set
+DRAWS = 3 if settings.default.max_examples > 25 else 1  # of valid arguments, each changed in turn
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_each_change_of_one_argument_is_named(name):
     target = TARGETS[name]
-    for seed in range(1 if target.slow else 3):
+    for seed in range(1 if target.slow else DRAWS):
         for change in possible_changes(target, target.draw(Draw(seed))):
             check(draw_case(target, seed, change=change))
 

@@ -21,6 +21,20 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = Options(quick=True)
 
 
+@pytest.fixture
+def spin(spend):
+    """Make calls that take some milliseconds of process time."""
+
+    def spin(milliseconds):
+        def work():
+            spend(milliseconds)
+            return torch.ones(2)
+
+        return work
+
+    return spin
+
+
 def test_ratios_bars_and_absent_peers(spin, capsys):
     result = compare(
         "spinning",

@@ -68,6 +68,15 @@ def test_a_folder_keeps_its_paths(segmenter, tmp_path):
     assert "protocol.json" in below(out)
 
 
+def test_linked_folders_are_segmented_but_not_in_circles(segmenter, tmp_path):
+    photo(tmp_path / "elsewhere" / "x.jpg")
+    source, out = tmp_path / "photos", tmp_path / "out"
+    source.mkdir()
+    (source / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (source / "circle").symlink_to(source, target_is_directory=True)
+    assert segment_files(segmenter, [source], output=out) == [out / "linked" / "x.png"]
+
+
 def test_a_second_run_does_not_segment_the_first_ones_masks(segmenter, tmp_path):
     photo(tmp_path / "x.jpg")
     photo(tmp_path / "in" / "y.jpg")

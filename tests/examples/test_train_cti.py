@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from two_ranks import torchrun_example
+from two_ranks import run_example_on_two_ranks
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -167,7 +167,7 @@ def test_interrupted_run_resumes_to_the_same_weights(preset, stops, tmp_path, vo
 
 
 def test_two_processes_train_together(tmp_path, voc):
-    torchrun_example(
+    run_example_on_two_ranks(
         "train_cti.py", "--preset", "voc-small", "--data", "voc", "--root", voc, "--output",
         tmp_path, "--steps", "2", "--batch-size", "2", "--stem-steps", "0", "--background-start",
         "0", "--infusion-start", "0", "--bank", "1", "--size", "64", "--eval-size", "64",

@@ -13,7 +13,8 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
-from two_ranks import torchrun_example
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from two_ranks import run_example_on_two_ranks
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -79,6 +80,25 @@ def test_each_preset_trains_evaluates_and_draws(preset, tmp_path, voc, coco, fol
         "figures/segmentation.png", "figures/similarity.png",
     ):  # fmt: skip
         assert (tmp_path / name).is_file(), name
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_clip_bounds_the_gradient_of_a_step(accumulate, tmp_path):
+    norms = []
+
+    def note(optimizer, *_):
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.nn.utils.get_total_norm([g for g in grads if g is not None]).item())
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        for clip in (0.0, 0.05):
+            options = {"clip": clip, "accumulate": accumulate, "evaluate": False}
+            main(config("scenes", tmp_path / str(clip), **options))
+    finally:
+        hook.remove()
+    assert min(norms[:2]) > 0.1
+    assert norms[2:] == pytest.approx([0.05, 0.05], rel=1e-3)
 
 
 def test_a_run_is_scored_raw_with_several_views_and_behind_a_crf(tmp_path):
@@ -214,7 +234,7 @@ def test_demo_finishes_skips_what_is_done_and_writes_the_table(tmp_path, monkeyp
 
 @pytest.mark.ddp
 def test_two_processes_train_together(tmp_path, voc):
-    torchrun_example(
+    run_example_on_two_ranks(
         "train_dalnet.py", "--preset", "voc-small", "--data", "voc", "--root", voc, "--output",
         tmp_path, "--steps", "2", "--batch-size", "2", "--lea-start", "0", "--seg-start", "0",
         "--size", "64", "--eval-size", "64", "--eval-images", "4",

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
-from two_ranks import torchrun_example
+from two_ranks import run_example_on_two_ranks
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -398,7 +398,7 @@ def test_micro_batches_add_up_to_one_batch(tmp_path):
 
 @pytest.mark.ddp
 def test_two_processes_train_together(tmp_path, voc):
-    told = torchrun_example(
+    told = run_example_on_two_ranks(
         "train_dhr.py", "--preset", "voc-small", "--data", "voc", "--root", voc, "--output",
         tmp_path, "--steps", "2", "--batch-size", "2", "--mask-start", "0", "--size", "64",
         "--eval-size", "64", "--uss-scales", "1.0", "--eval-images", "2", "--refiner", "none",

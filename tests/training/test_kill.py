@@ -2,23 +2,16 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import kill_points
 import pytest
-
-TESTS = Path(kill_points.__file__).parent
+from two_ranks import run_script
 
 
 def storm(*options: str) -> dict:
-    done = subprocess.run(
-        [sys.executable, str(TESTS / "kill_points.py"), *options],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    told = run_script(Path(kill_points.__file__), *options, timeout=600)
+    return json.loads(told[0].splitlines()[-1])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -1,7 +1,6 @@
 """Segment image files and write what people look at."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +9,7 @@ import torch
 
 from wsss_blocks._files import replaced
 from wsss_blocks.cli.run import RunConfig
+from wsss_blocks.data._files import walk
 from wsss_blocks.data.images import is_image
 from wsss_blocks.metrics import EvaluationProtocol
 from wsss_blocks.segmenters import Segmentation, Segmenter
@@ -146,8 +146,7 @@ def _images(path: Path, output: Path) -> Iterator[tuple[Path, Path]]:
         yield path, Path(path.name)
         return
     found = []
-    for folder, inner, files in os.walk(path):
-        here = Path(folder)
+    for here, inner, files in walk(path):
         inner[:] = [
             name
             for name in inner

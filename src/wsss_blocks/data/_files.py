@@ -9,7 +9,7 @@ from typing import cast
 
 from wsss_blocks._optional import require
 
-__all__ = ["leads_back", "named", "read_ids", "read_text", "walk"]
+__all__ = ["files_below", "leads_back", "named", "read_ids", "read_text", "walk"]
 
 # What PIL raises on broken files, besides its own DecompressionBombError.
 BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError)
@@ -47,6 +47,18 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         folder = Path(here)
         folders[:] = [name for name in folders if not leads_back(folder / name, root)]
         yield folder, folders, files
+
+
+def files_below(root: Path, *suffixes: str) -> dict[str, Path]:
+    """List the files in and below a folder by their ids (paths without suffix), none hidden."""
+    found = {}
+    for here, folders, files in walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if name.endswith(suffixes) and not name.startswith("."):
+                path = here / name
+                found[path.relative_to(root).with_suffix("").as_posix()] = path
+    return dict(sorted(found.items()))
 
 
 def leads_back(path: Path, root: Path) -> bool:

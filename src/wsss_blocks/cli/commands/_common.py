@@ -1,6 +1,5 @@
 """What several commands are told in the same words."""
 
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,13 +55,9 @@ def class_names(text: str) -> tuple[str, ...]:
 
 def png_ids(folder: Path) -> list[str]:
     """List the PNG files in and below a folder: sorted paths without suffix."""
-    found = []
-    for here, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = os.path.relpath(here, folder).replace(os.sep, "/")
-        prefix = "" if below == "." else f"{below}/"
-        found += [prefix + name[:-4] for name in files if name.endswith(".png")]
-    return sorted(found)
+    from wsss_blocks.data._files import files_below
+
+    return list(files_below(folder, ".png"))
 
 
 def progress(items: Iterable[T], *, total: int, text: str) -> Iterable[T]:

@@ -107,15 +107,12 @@ def _from_folder(
 
     from wsss_blocks.cli.commands._common import progress
     from wsss_blocks.data import VOC_NAMES, WeakLabels, class_table
+    from wsss_blocks.data._files import files_below
     from wsss_blocks.data.folder import id_lookup
 
     folder = _annotations(source) if kind == "voc-xml" else source
     suffix = ".xml" if kind == "voc-xml" else ".png"
-    known = sorted(
-        path.relative_to(folder).with_suffix("").as_posix()
-        for path in folder.rglob(f"*{suffix}")
-        if not path.name.startswith(".")
-    )
+    known = list(files_below(folder, suffix))
     if not known:
         raise ValueError(f"no {suffix} files in {folder}.")
     chosen = known if ids is None else _chosen(ids, known, folder)

@@ -1,6 +1,5 @@
 """Where masks to export come from, and what each must hold."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsss_blocks._optional import require
-from wsss_blocks.data._files import named
+from wsss_blocks.data._files import files_below, named
 from wsss_blocks.data._mask_files import read_mask_ids
 from wsss_blocks.data._matching import find_images, image_id, spelled
 
@@ -70,17 +69,11 @@ def list_masks(folder: Path) -> list[Named]:
     """List the PNG masks in and below a folder, without the figures of ``wsss segment``."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of masks at {folder}.")
-    found: dict[str, Path] = {}
-    for here, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
-            if file.lower().endswith(".png") and not file.startswith("."):
-                path = Path(here, file)
-                found[path.relative_to(folder).with_suffix("").as_posix()] = path
-    masks = [(name, found[name]) for name in sorted(found) if not _is_figure(name, found)]
+    found = files_below(folder, ".png", ".PNG")
+    masks: list[Named] = [pair for pair in found.items() if not _is_figure(pair[0], found)]
     if not masks:
         raise ValueError(f"no masks (*.png) in {folder}.")
-    return list(masks)
+    return masks
 
 
 def pairs(masks: Iterable[Any]) -> Iterator[Named]:
