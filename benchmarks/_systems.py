@@ -16,7 +16,6 @@ from wsss_blocks.metrics import read_metrics
 __all__ = [
     "ROOT",
     "TableOptions",
-    "present_commit",
     "scored_rows",
     "train",
     "train_all",
@@ -37,7 +36,6 @@ class TableOptions:
     work: Path = ROOT / "runs" / "tables"
     output: Path = ROOT / "benchmarks" / "results"
     extra: tuple[str, ...] = ()  # more options for every training
-    commit: str = ""  # of finished trainings that are only collected; "" is the present one
 
 
 def train(script: str, folder: Path, options: Iterable[str]) -> Path:
@@ -100,9 +98,10 @@ def write_systems(
     options: TableOptions,
 ) -> None:
     """Write ``NAME.json`` with what every table of systems says of itself."""
+    commits = sorted({str(record.run["commit"]) for record in records.values()})
     content = {
         "command": f"python -m benchmarks.{command}",
-        "commit": options.commit or present_commit(),
+        "commit": ", ".join(commits),
         "hardware": next(iter(records.values())).run["hardware"],
         "protocol": protocols,
         "notes": notes,
@@ -110,13 +109,6 @@ def write_systems(
         "rows": rows,
     }
     write_table(options.output / f"{name}.json", content)
-
-
-def present_commit() -> str:
-    """Return the short hash of the commit that is checked out."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def write_table(path: Path, content: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks._systems import ROOT, present_commit, write_table
+from benchmarks._systems import ROOT, write_table
 from wsss_blocks.metrics import RecordedMetrics, hardware, read_metrics
 
 PAGE = ROOT / "docs" / "guides" / "folder_to_model.md"
@@ -108,7 +108,7 @@ def main(options: Options) -> None:
     }
     content = {
         "command": "python -m benchmarks.folder_guide",
-        "commit": present_commit(),
+        "commit": found["digits"].run["commit"],
         "hardware": hardware(),
         "protocol": {name: {"line": p.describe()} for name, p in lines.items()},
         "notes": [
