@@ -12,7 +12,7 @@ import torch
 
 torch.set_num_threads(1)
 
-# Kernels in Triton's interpreter have processes of their own, started by ops/test_triton*.py.
+# Kernels in Triton's interpreter have processes of their own, started by ops/test_triton.py.
 collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["ops/interpreted*.py"]
 
 _common = {"deadline": None, "suppress_health_check": list(HealthCheck)}

@@ -1,4 +1,4 @@
-"""The cell kernel in Triton's interpreter: test_triton_cells.py runs this in its own process.
+"""The cell kernel in Triton's interpreter: test_triton.py runs this in a process of its own.
 
 The interpreter takes the place of the compiler when a kernel is defined, so TRITON_INTERPRET=1 has
 to be set before the kernel is imported.
@@ -9,7 +9,7 @@ import os
 import pytest
 import torch
 
-assert os.environ.get("TRITON_INTERPRET") == "1", "run by test_triton_cells.py"
+assert os.environ.get("TRITON_INTERPRET") == "1", "run by test_triton.py"
 
 from contract import assert_close
 from oracles.crf import gauss_matrix
