@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from two_ranks import run_script
 
 STEPS = 10
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -39,9 +38,6 @@ def train(layout: str, output: Path) -> None:
         "--encoder vit_tiny_patch16_224 --layer 9 --skip None --size 64 --lea-start 2 "
         "--seg-start 4 --warmup 2 --lr 1e-3 --log-every 1 --device cpu --no-evaluate"
     )
-    if not launcher:
-        run_script(SCRIPT, *shlex.split(options))
-        return
     command = [sys.executable, *launcher, str(SCRIPT), *shlex.split(options)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
