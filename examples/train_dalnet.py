@@ -61,7 +61,7 @@ class Config(cli.RunConfig):
     refine_stride: int = 2  # image pixels per pixel of the refinement
     label_stride: int = 2  # and per pixel of the pseudo-label, which the decoder's loss has too
     head_lr: float = 1.0  # multiplier of the learning rate for all that is not the encoder
-    clip: float = 2.0  # norm of the gradient; 0: as it is
+    clip: float = 0.0  # norm of the gradient; 0: as it is
 
 
 VOC = Config(
@@ -70,17 +70,17 @@ VOC = Config(
     gia_weight=1.0, lea_weight=1.0, seg_weight=0.1, lea_start=1000, seg_start=2000, label_stride=1,
     thresholds=(0.25, 0.7), cam_scales=(1.0, 0.5, 1.5), dilations=(1, 2, 4, 8, 12, 24), size=448,
     scale=(0.5, 2.0), flip=True, colour="photometric", steps=20_000, batch_size=4, lr=6e-5,
-    skip=None, head_lr=10.0, clip=0.0, eval_every=2000, eval_scales=(1.0, 1.25, 1.5),
-    eval_fuse=("mean", "max"), warmup=1500, workers=4,
+    skip=None, head_lr=10.0, eval_every=2000, eval_scales=(1.0, 1.25, 1.5), warmup=1500, workers=4,
+    eval_fuse=("mean", "max"),
 )  # fmt: skip
 SMALL = Config(
     data="voc", preset="voc-small", encoder="mobilenet", neck=512, layer=None, skip=None, lr=1e-3,
-    gia_weight=1.0, lea_weight=1.0, lea_start=100, seg_start=200, steps=500, clip=0.0, top_k=1.0,
-    batch_size=8, refine_stride=4, label_stride=4, thresholds=(0.2, 0.4), dilations=(1, 2, 4, 8),
+    gia_weight=1.0, lea_weight=1.0, lea_start=100, seg_start=200, steps=500, batch_size=8,
+    refine_stride=4, label_stride=4, thresholds=(0.2, 0.4), dilations=(1, 2, 4, 8), top_k=1.0,
     size=384, square=True, scale=(1.0, 1.0), flip=True, cache=True, gia=False, eval_size=384,
 )  # fmt: skip
 PRESETS = {
-    "scenes": Config(),
+    "scenes": Config(clip=2.0),
     "scenes-vit": Config(preset="scenes-vit", encoder="small-vit", layer=0, skip=None, lr=1e-3,
                          source="layer", steps=1500, lea_start=700, seg_start=700, warmup=100),
     "voc": VOC,
