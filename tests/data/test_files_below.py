@@ -11,6 +11,7 @@ def folder(tmp_path):
     for path in (
         root / "b.png", root / "a-b.png", root / "a" / "x.v2.png", root / "a" / "photo.jpg",
         root / ".hidden" / "x.png", root / "a" / ".x.png", real / "deep" / "y.png", real / "z.PNG",
+        real / "w.Png",
     ):  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -27,6 +28,7 @@ def test_ids_are_sorted_paths_without_suffix(folder):
 
 
 def test_suffixes_are_taken_as_they_are_written(folder):
-    assert files_below(folder, ".png", ".PNG")["linked/z"] == folder / "linked" / "z.PNG"
+    assert files_below(folder, ".png", any_case=True)["linked/z"] == folder / "linked" / "z.PNG"
+    assert list(files_below(folder / "linked", ".png", any_case=True))[-2:] == ["w", "z"]
     assert list(files_below(folder, ".jpg")) == ["a/photo"]
     assert files_below(folder, ".xml") == {}

@@ -49,13 +49,14 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         yield folder, folders, files
 
 
-def files_below(root: Path, *suffixes: str) -> dict[str, Path]:
+def files_below(root: Path, suffix: str, *, any_case: bool = False) -> dict[str, Path]:
     """List the files in and below a folder by their ids (paths without suffix), none hidden."""
     found = {}
     for here, folders, files in walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if name.endswith(suffixes) and not name.startswith("."):
+            spelled = name.lower() if any_case else name
+            if spelled.endswith(suffix) and not name.startswith("."):
                 path = here / name
                 found[path.relative_to(root).with_suffix("").as_posix()] = path
     return dict(sorted(found.items()))

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from tyro.conf import arg
 
-__all__ = ["File", "Folder", "Names", "Number", "class_names", "png_ids", "progress"]
+__all__ = ["File", "Folder", "Names", "Number", "class_names", "progress"]
 
 T = TypeVar("T")
 
@@ -51,13 +51,6 @@ def class_names(text: str) -> tuple[str, ...]:
         return check_class_names(found["names"] if isinstance(found, dict) else found)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} must be a JSON list of class names, got: {error}") from error
-
-
-def png_ids(folder: Path) -> list[str]:
-    """List the PNG files in and below a folder: sorted paths without suffix."""
-    from wsss_blocks.data._files import files_below
-
-    return list(files_below(folder, ".png"))
 
 
 def progress(items: Iterable[T], *, total: int, text: str) -> Iterable[T]:

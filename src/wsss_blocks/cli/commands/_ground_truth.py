@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import arg
 
-from wsss_blocks.cli.commands._common import class_names, png_ids
+from wsss_blocks.cli.commands._common import class_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ def ground_truth(
         ValueError: neither or both are given, or the folder has no masks.
         FileNotFoundError: a folder, or the mask of a listed id, is not there.
     """
-    from wsss_blocks.data._files import read_ids
+    from wsss_blocks.data._files import files_below, read_ids
     from wsss_blocks.data._tables import CLASS_TABLES, read_table
 
     if (data is None) == (masks is None):
@@ -86,7 +86,7 @@ def ground_truth(
             raise ValueError("--names must say what the ids in --masks mean (voc, coco, a,b,...).")
         if not masks.is_dir():
             raise FileNotFoundError(f"no folder of masks at {masks}.")
-        found = wanted or png_ids(masks)
+        found = wanted or list(files_below(masks, ".png"))
         if not found:
             raise ValueError(f"no masks (*.png) in {masks}.")
         paths = [masks / f"{name}.png" for name in found]

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsss_blocks.cli.commands._common import png_ids
 from wsss_blocks.cli.commands._ground_truth import GroundTruth
 
 if TYPE_CHECKING:
@@ -45,11 +44,12 @@ def predictions_of_files(
         FileNotFoundError: there is no such folder, or an image has no mask.
         ValueError: nobody says whether image labels were used, or protocol.json is broken.
     """
+    from wsss_blocks.data._files import files_below
     from wsss_blocks.data._mask_files import read_mask_ids
 
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of predictions, and no segmenter, at {folder}.")
-    there = set(png_ids(folder))
+    there = files_below(folder, ".png")
     kept = [i for i, name in enumerate(truth.ids) if name in there]
     missing = [name for name in truth.ids if name not in there]
     if missing and (not allow_missing or not kept):

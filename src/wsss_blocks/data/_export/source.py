@@ -69,7 +69,7 @@ def list_masks(folder: Path) -> list[Named]:
     """List the PNG masks in and below a folder, without the figures of ``wsss segment``."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of masks at {folder}.")
-    found = files_below(folder, ".png", ".PNG")
+    found = files_below(folder, ".png", any_case=True)
     masks: list[Named] = [pair for pair in found.items() if not _is_figure(pair[0], found)]
     if not masks:
         raise ValueError(f"no masks (*.png) in {folder}.")
